@@ -1,0 +1,36 @@
+# `make` lists the targets. Another interpreter: make test PYTHON=python3.13
+PYTHON ?= python3
+VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+CONSTRAINTS := constraints-py$(if $(filter 3.11,$(VERSION)),311,312).txt
+
+.PHONY: help reproduce test slow lint
+help:
+	@echo 'make reproduce   train a small AlexNet on handwritten digits; its errors beside those of the paper'
+	@echo 'make test        the tests'
+	@echo 'make slow        the tests that take longer, marked slow'
+	@echo 'make lint        ruff'
+	@echo 'Each first installs what it needs into .venv. PYTHON=python3.12 chooses the interpreter, 3.11 or newer.'
+
+reproduce: .venv/installed-requirements
+	.venv/bin/python -m launch.alexnet --experiment=quickstart --mesh=data:1,model:2 --workdir=runs/quickstart
+
+test: .venv/installed-requirements-dev
+	.venv/bin/python -m pytest
+
+slow: .venv/installed-requirements-dev
+	.venv/bin/python -m pytest -m slow
+
+lint: .venv/installed-requirements-dev
+	.venv/bin/python -m ruff check
+
+.venv/installed-%: .venv/python-$(VERSION) %.txt requirements.txt $(CONSTRAINTS)
+	@echo 'Installing $*.txt into .venv (a minute or two the first time) ...'
+	@.venv/bin/python -m pip --disable-pip-version-check install -qq -r $*.txt -c $(CONSTRAINTS)
+	@touch $@
+
+# An environment of the same version is kept, as is what was installed into it by hand; of another, it is made anew.
+.venv/python-$(VERSION):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo '$(PYTHON) is not Python 3.11 or newer: name one that is, as in make test PYTHON=python3.12' >&2; exit 1; }
+	@$(PYTHON) -m venv $$(test -x .venv/bin/python$(VERSION) || echo --clear) .venv
+	@touch $@

@@ -1,0 +1,37 @@
+"""Writes the generated blocks of every README anew from the committed results: `python -m launch.report`.
+
+With --check nothing is written, and a block that would change ends it with 1.
+"""
+import sys
+from pathlib import Path
+
+from absl import app, flags
+
+from launch import cli
+from lib import report
+from lib.experiment import UsageError
+from reproductions.alexnet import paper as alexnet
+
+PAPERS = {'alexnet': alexnet.TABLES}
+CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit with 1 if a README is not up to date.')
+ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repository whose READMEs are written.')
+
+
+def main(argv: list[str]) -> int:
+    try:
+        for path, text in report.regenerate(Path(ROOT.value), PAPERS).items():
+            if path.read_text() == text:
+                continue
+            if CHECK.value:
+                print(f'{path} is not what the committed results say: run python -m launch.report.', file=sys.stderr)
+                return 1
+            path.write_text(text)
+            print(f'{path} written.')
+    except UsageError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == '__main__':
+    app.run(main, flags_parser=cli.parse_flags)

@@ -1,0 +1,177 @@
+"""Pictures of a training: its curve, a comparison of two, the kernels of a first layer. All are PNG files."""
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use('Agg')
+
+import matplotlib.patheffects as patheffects  # noqa: E402  (the backend comes first)
+import matplotlib.pyplot as plt  # noqa: E402
+import numpy as np  # noqa: E402
+
+from lib import report  # noqa: E402
+
+BLUE, ORANGE, GREEN, PURPLE, GREY = '#1f5fa8', '#d1600a', '#2f8f4e', '#7b4aa5', '#6b6b6b'
+COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
+DASHES = ('-', '--', '-.', ':')
+DPI = 160
+
+
+def metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a metrics.jsonl in the order of their steps. A step that was repeated after an interruption counts
+    as it was last written; a line torn by the interruption was written again, and is passed over."""
+    last = {}
+    for text in Path(path).read_text().splitlines():
+        try:
+            line = json.loads(text)
+        except ValueError:
+            continue
+        last[line['kind'], line['step'], line.get('split'), line.get('protocol')] = line
+    return sorted(last.values(), key=lambda line: line['step'])
+
+
+def training_curve(metrics_path: Path, output_png: Path) -> None:
+    """Draws training loss, and error on training batches and at every evaluation with one crop, against epochs.
+
+    Args:
+      metrics_path: a metrics.jsonl; errors in %.
+      output_png: the picture, 1600 x 640 pixels.
+    """
+    lines = metrics(metrics_path)
+    training = [line for line in lines if line['kind'] == 'train']
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), dpi=DPI, layout='constrained')
+    epochs = [line['epoch'] for line in training]
+    end = max((line['epoch'] for line in lines), default=0)
+    ends: list[tuple[float, str, str]] = []
+    for axes, key in ((left, 'loss'), (right, 'error')):
+        values = np.array([line[key] for line in training], float)
+        axes.plot(epochs, values, color=BLUE, alpha=0.25, linewidth=0.8)
+        smooth = _running_mean(values)
+        axes.plot(epochs, smooth, color=BLUE, linewidth=1.8)
+        if axes is right and len(smooth):
+            ends.append((smooth[-1], 'training batches, top-1', BLUE))
+    for split, colour in (('validation', ORANGE), ('train', GREEN)):
+        passes = [line for line in lines if line['kind'] == 'evaluation' and line['split'] == split
+                  and line['protocol'] == 'centre']
+        for key, dash in (('top1', '-'), ('top5', ':')):
+            values = np.array([line[key] for line in passes], float)
+            right.plot([line['epoch'] for line in passes], values, dash, color=colour, linewidth=1.8,
+                       marker='o' if len(values) < 30 else None, markersize=3.5)
+            name = 'validation' if split == 'validation' else 'whole training set'
+            ends += [(values[-1], f'{name}, {report.METRICS[key]}', colour)] if len(values) else []
+    left.set_title('Training loss', loc='left')
+    right.set_title('Error, %', loc='left')
+    right.set_ylim(0, 100)
+    left.set_ylim(bottom=0)
+    _name_ends(right, ends)
+    for axes in (left, right):
+        axes.set_xlim(0, end or 1)
+        axes.set_xlabel('epochs')
+        _plain(axes)
+    figure.savefig(output_png)
+    plt.close(figure)
+
+
+def _running_mean(values: np.ndarray) -> np.ndarray:
+    """Means over the last 2 % of the points, which do not look ahead."""
+    width = max(1, len(values) // 50)
+    return np.array([values[max(0, i + 1 - width):i + 1].mean() for i in range(len(values))])
+
+
+def _name_ends(axes: plt.Axes, ends: list[tuple[float, str, str]]) -> None:
+    """Writes names to the right of the ends of lines, pushed apart so that none covers another."""
+    low, high = axes.get_ylim()
+    gap, place = 0.06 * (high - low), -math.inf
+    for value, name, colour in sorted(end for end in ends if math.isfinite(end[0])):
+        place = max(value, place + gap)
+        axes.annotate(name, (1.02, place), xycoords=('axes fraction', 'data'), color=colour, va='center')
+
+
+def _plain(axes: plt.Axes) -> None:
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.grid(axis='y', color='#e4e4e4', linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def comparison(results: dict[str, Any], output_png: Path) -> None:
+    """Draws training error against epochs, one line style an arm: at its best learning rate bold, the rest of its
+    grid faint; a dotted line at the target.
+
+    Args:
+      results: of a comparison; the first of its arms gets the solid line. An arm that never reached the target is
+        shown bold at the learning rate that came closest.
+      output_png: the picture, 1120 x 832 pixels.
+    """
+    target, grid = results['target'] / 100, report.entrants(results)
+    winners = report.best(grid)
+    names = list(dict.fromkeys(arm['name'] for arm in results['arms']))
+    longest = max(point[0] for arm in results['arms'] for point in arm['curve'])
+    figure, axes = plt.subplots(figsize=(7, 5.2), dpi=DPI, layout='constrained')
+    halo = [patheffects.withStroke(linewidth=3, foreground='white')]
+    axes.axhline(target, color=GREY, linestyle=':', linewidth=1.3)
+    for number, name in enumerate(names):
+        colour, dash = COLOURS[number], DASHES[number]
+        chosen = winners.get(name) or min((e for e in grid if e.name == name),
+                                          key=lambda e: math.inf if e.lowest is None else e.lowest)
+        for arm in (arm for arm in results['arms'] if arm['name'] == name):
+            bold = arm['learning_rate'] == chosen.learning_rate
+            epochs, percent = np.array(arm['curve'], float).T
+            axes.plot(epochs, percent / 100, dash, color=colour, linewidth=2.2 if bold else 1,
+                      alpha=1 if bold else 0.35, zorder=3 if bold else 2)
+            end = (epochs[-1], max(percent[-1] / 100, target))
+            if not bold:
+                axes.annotate(f'{arm["learning_rate"]:g}', end, xytext=(2, 4), fontsize=7.5, color=colour,
+                              textcoords='offset points', path_effects=halo, annotation_clip=True)
+        if chosen.reached is None:
+            place, words = chosen.epochs, 'not in '
+        else:
+            place, words = chosen.reached, ''
+            axes.plot([place, place], [0, target], color=colour, linewidth=0.9)
+        text = f'{name}: {words}{report.number(place)} epochs\n(learning rate {chosen.learning_rate:g})'
+        late = place > 0.6 * longest
+        axes.annotate(text, (place, target - 0.075 - 0.09 * (number % 2)), xytext=(-6 if late else 6, 0),
+                      textcoords='offset points', ha='right' if late else 'left', va='center', color=colour,
+                      path_effects=halo, zorder=4)
+    axes.set_xlim(0, longest * 1.03)
+    axes.set_ylim(0, 0.75)
+    axes.set_yticks([0, 0.25, 0.5, 0.75])
+    axes.set_xlabel('epochs')
+    axes.set_ylabel('training error rate')
+    axes.set_title(results['data']['name'], loc='left', fontsize=10, color=GREY, pad=12)
+    axes.spines[['top', 'right']].set_visible(False)
+    figure.savefig(output_png)
+    plt.close(figure)
+
+
+def kernels(kernels: np.ndarray, output_png: Path, groups: int = 1, shared_scale: bool = False) -> None:
+    """Draws the kernels of a first layer, 16 a row, the groups one under the other.
+
+    Args:
+      kernels: [height, width, 3, n]; zero becomes mid-grey, the largest absolute weight black or white.
+      output_png: the picture, a whole number of pixels a weight.
+      groups: of n / groups kernels each, set apart by a gap.
+      shared_scale: one scale for all kernels, instead of one for each.
+
+    Raises:
+      ValueError: if `groups` does not divide n.
+    """
+    height, width, channels, count = kernels.shape
+    if count % groups:
+        raise ValueError(f'{count} kernels do not make {groups} equal groups')
+    kernels = np.asarray(kernels, np.float32)
+    largest = np.abs(kernels).max(axis=None if shared_scale else (0, 1, 2), keepdims=True)
+    pictures = 0.5 + 0.5 * kernels / np.maximum(largest, np.finfo(np.float32).tiny)
+    zoom = max(1, round(66 / width))
+    border, gap, columns = 4, 20, min(16, count // groups)
+    rows = -(-(count // groups) // columns)
+    tall, wide = height * zoom + border, width * zoom + border
+    canvas = np.ones((border + groups * rows * tall + (groups - 1) * gap, border + columns * wide, channels))
+    for i in range(count):
+        group, k = divmod(i, count // groups)
+        top = border + (group * rows + k // columns) * tall + group * gap
+        left = border + k % columns * wide
+        canvas[top:top + height * zoom, left:left + width * zoom] = np.kron(pictures[..., i], np.ones((zoom, zoom, 1)))
+    plt.imsave(output_png, canvas)

@@ -1,0 +1,596 @@
+"""What a paper printed beside what a run measured: on the terminal, in results.json, and in the READMEs.
+
+A paper's tables are data (`Table`, `Row`, `Column`; `Race` for a figure about speed). A run is its results.json. The
+rule of this module: unlike is never compared with like in silence. A number measured on other data, another network,
+fewer epochs or a changed recipe carries a dagger, and the lines under the table say why.
+"""
+import dataclasses
+import functools
+import json
+import math
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from rich import box
+from rich.console import Console
+from rich.table import Table as Grid
+from rich.text import Text
+
+from lib.experiment import UsageError
+
+DAGGER = '†'
+CROPS = {'centre': 'one central crop', 'ten': 'ten crops averaged'}
+METRICS = {'top1': 'top-1', 'top5': 'top-5'}
+MEMORY = ' (from memory)'
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A column of error rates: what was counted, and on which split of the table's data."""
+    name: str                                           # as printed
+    metric: Literal['top1', 'top5']
+    split: Literal['train', 'validation', 'test']
+    decimals: int = 1                                   # as printed
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A row of a paper's table. It names the experiment that reproduces it or says why none does.
+
+    Raises:
+      ValueError: if it has neither an experiment nor a reason, or both.
+    """
+    name: str
+    values: tuple[float | None, ...]                    # %, one a column, as printed; None for a dash
+    experiment: str | None = None                       # in the paper's EXPERIMENTS
+    why: str = ''                                       # no experiment reproduces this row, because ...
+    minus: str | None = None                            # the values are differences: `experiment` minus this one
+    protocol: Literal['centre', 'ten'] | None = None    # crops of the test; None if the paper does not say
+    note: str = ''                                      # what the paper says of this row
+    memory: bool = False                                # written down from memory, not yet checked against the paper
+
+    def __post_init__(self) -> None:
+        if bool(self.experiment) == bool(self.why):
+            raise ValueError(f'row {self.name!r} must name its experiment, or else say why it has none')
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A table of error rates in %.
+
+    Raises:
+      ValueError: if a row has not one value a column.
+    """
+    title: str                                          # with the place in the paper
+    data: str                                           # what the paper measured on
+    source: str | None                                  # the data set that is the same thing here; None if none is
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    examples: int | None = None                         # in the split that was evaluated
+    epochs: int | None = None                           # of the paper's training
+    network: str = ''                                   # the paper's name for what it trained
+    parameters: int | None = None                       # of that network
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            if len(row.values) != len(self.columns):
+                raise ValueError(f'row {row.name!r} of {self.title!r} has {len(row.values)} values for '
+                                 f'{len(self.columns)} columns')
+
+
+@dataclasses.dataclass(frozen=True)
+class Race:
+    """A figure whose point is how many epochs pass until each of its curves falls below a line."""
+    title: str                                          # with the place in the paper
+    data: str
+    source: str | None
+    experiment: str                                     # a Comparison, whose arms have the names below
+    faster: str
+    slower: str
+    factor: float                                       # `slower` needs so many times the epochs of `faster`
+    claim: str                                          # the factor in the paper's words
+    target: float                                       # the line, %
+    epochs: Mapping[str, str]                           # {arm: epochs as read off the figure}
+    memory: bool = False                                # `epochs` come from memory
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """A table ready to be printed: text in every cell, the lines that belong under it."""
+    title: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    ours: tuple[bool, ...]                              # by row: the run speaks to it; the others are context
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One number of the paper with ours beside it, as text."""
+    claim: str
+    paper: str
+    ours: str
+    epochs: str
+    seeds: int
+
+
+# ---------------------------------------------------------------------------------------------- results.json
+
+COMMON = ('paper', 'experiment', 'overrides', 'differences', 'seed', 'commit', 'versions', 'device', 'devices', 'mesh',
+          'data.name', 'data.validation_name', 'data.train_examples', 'data.validation_examples', 'batch_size',
+          'seconds', 'peak_memory_gib', 'command', 'date', 'machine')
+TRAINING = ('epochs', 'steps', 'training_loss', 'parameters', 'errors')
+ERROR = ('split', 'protocol', 'top1', 'top5', 'seen')
+ARM = ('name', 'learning_rate', 'seed', 'epochs_to', 'epochs', 'seen', 'curve')
+
+
+def write(workdir: Path, results: dict[str, Any]) -> Path:
+    """Writes results.json into `workdir`, at once or not at all. Numbers that are not finite become null.
+
+    Raises:
+      UsageError: if a key that a report needs is missing.
+    """
+    path = Path(workdir) / 'results.json'
+    _check(results, path)
+    partial = path.with_name('results.json.partial')
+    partial.write_text(json.dumps(_finite(results), indent=1, ensure_ascii=False, allow_nan=False) + '\n')
+    os.replace(partial, path)
+    return path
+
+
+def read(path: Path) -> dict[str, Any]:
+    """The results in the file `path`.
+
+    Raises:
+      UsageError: if the file cannot be read, is no JSON, or lacks a key.
+    """
+    try:
+        results = json.loads(Path(path).read_text())
+    except OSError as error:
+        raise UsageError(f'{path} cannot be read ({error.strerror}): run the experiment that writes it.') from error
+    except ValueError as error:
+        raise UsageError(f'{path} is not JSON ({error}): restore it, or run its experiment again.') from error
+    _check(results, path)
+    return results
+
+
+def _check(results: Any, path: Path) -> None:
+    keys = [*COMMON, *(('arms', 'target') if isinstance(results, dict) and 'arms' in results else TRAINING)]
+    for key in keys:
+        _need(results, key, key, path)
+    for name, inner in (('arms', ARM),) if 'arms' in results else (('errors', ERROR),):
+        for i, item in enumerate(results[name]):
+            for key in inner:
+                _need(item, key, f'{name}[{i}].{key}', path)
+
+
+def _need(value: Any, key: str, shown: str, path: Path) -> None:
+    for part in key.split('.'):
+        if not isinstance(value, dict) or part not in value:
+            raise UsageError(f'{path} lacks the key {shown!r}: run its experiment again with this version.')
+        value = value[part]
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# ---------------------------------------------------------------------------------- a run beside a paper's tables
+
+def sheets(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str) -> list[Sheet]:
+    """Every table in which a row belongs to the run's experiment or to `speaks_to`, the run's numbers in those rows."""
+    found, experiments = [], {results['experiment'], speaks_to}
+    for table in tables:
+        if isinstance(table, Race):
+            if table.experiment in experiments and 'arms' in results:
+                found.append(_race(results, table))
+        elif 'arms' not in results and any(row.experiment in experiments for row in table.rows):
+            found.append(_table(results, table, experiments))
+    return found
+
+
+def _error(results: dict[str, Any], row: Row, column: Column) -> dict[str, Any] | None:
+    """The measurement for a cell: the row's crops; for a row that names none, the last measured, the final figure."""
+    split = 'train' if column.split == 'train' else 'validation'
+    fitting = [error for error in results['errors']
+               if error['split'] == split and row.protocol in (None, error['protocol'])]
+    return fitting[-1] if fitting else None
+
+
+def _same_data(results: dict[str, Any], table: Table | Race) -> bool:
+    return re.split(r'[\s:,]', results['data']['name'])[0] == table.source
+
+
+def unlike(results: dict[str, Any], table: Table, column: Column, seen: int) -> list[str]:
+    """Why a number of this run is not the quantity that the paper printed in a column, one sentence each; the
+    differences from the published recipe, which `recipe` lists, left out."""
+    name, reasons = results['data']['name' if column.split == 'train' else 'validation_name'], []
+    if not _same_data(results, table):
+        reasons.append(f'Other data: {seen:,} examples of {name} are not {table.data}.')
+    elif column.split == 'test' and not re.search(r'\btest\b', name):
+        reasons.append(f'Other split: the paper measured on the test set, this run on {name}.')
+    elif table.examples not in (None, seen):
+        reasons.append(f'Fewer examples: the paper evaluated {table.examples:,}, this run {seen:,}.'
+                       if seen < table.examples else
+                       f'More examples: the paper evaluated {table.examples:,}, this run {seen:,}.')
+    if table.parameters not in (None, results['parameters']):
+        reasons.append(f'Another network: {results["parameters"]:,} parameters are not the {table.parameters:,} of '
+                       f'{table.network}.')
+    if table.epochs is not None and round(results['epochs'], 2) != table.epochs:
+        reasons.append(f'{number(results["epochs"])} epochs of training here, {table.epochs} in the paper.')
+    return reasons
+
+
+def recipe(results: dict[str, Any]) -> str:
+    """The fields in which the run departs from the published recipe, in one sentence; '' if it follows it."""
+    changes = [f'{path} = {_plain(ours)} (published: {_plain(published)})'
+               for path, (published, ours) in results['differences'].items()]
+    return f'Departs from the published recipe in {len(changes)} fields: {"; ".join(changes)}.' if changes else ''
+
+
+def _plain(value: Any) -> str:
+    words = {'None': 'none', 'True': 'true', 'False': 'false'}
+    return words.get(str(value), str(value))
+
+
+def _ours(results: dict[str, Any], table: Table, row: Row, i: int) -> tuple[str, list[str]]:
+    """The text of one cell of ours, and the reasons for its dagger."""
+    column, printed = table.columns[i], row.values[i]
+    if printed is None or row.minus:
+        return '', []
+    error = _error(results, row, column)
+    if error is None:
+        how = CROPS[row.protocol] if row.protocol else f'the {column.split} split'
+        return f'-{DAGGER}', [f'{row.name}: not measured by this run with {how}.']
+    reasons = unlike(results, table, column, error['seen'])
+    dagger = DAGGER if reasons or results['differences'] else ''
+    return beside(error[column.metric], printed) + dagger, reasons
+
+
+def _table(results: dict[str, Any], table: Table, experiments: set[str]) -> Sheet:
+    speaking = tuple(row.experiment in experiments for row in table.rows)
+    cells, reasons, notes = [], [], []
+    for row, speaks in zip(table.rows, speaking):
+        answers = [_ours(results, table, row, i) if speaks else ('', []) for i in range(len(table.columns))]
+        cells.append([(printed(value, column, row), ours)
+                      for value, column, (ours, _) in zip(row.values, table.columns, answers)])
+        reasons += [reason for _, found in answers for reason in found]
+        if speaks and row.minus:
+            notes.append(f'{row.name}: a difference between two runs, {row.experiment} minus {row.minus}.')
+        if speaks and row.note:
+            notes.append(f'{row.name}: {row.note}')
+    answered = [any(row[i][1] for row in cells) for i in range(len(table.columns))]
+    header = ['']
+    for column, has_ours in zip(table.columns, answered):
+        header += [column.name.replace(' (', '\n(') + '\npaper'] + ['ours\n(ours - paper)'] * has_ours
+    rows = [(row.name, *(text for (paper, ours), has in zip(line, answered) for text in ((paper, ours) if has
+             else (paper,)))) for row, line in zip(table.rows, cells)]
+    if results['differences'] and any(answered):
+        reasons.append('A changed recipe: see below.')
+    reasons = [f'{DAGGER} {reason}' for reason in dict.fromkeys(reasons)]
+    unit = 'percentage points of error' if any(row.minus for row in table.rows) else 'error in %'
+    return Sheet(f'{table.title}: {unit} on {table.data}', tuple(header), tuple(rows), speaking,
+                 (*reasons, *notes))
+
+
+def printed(value: float | None, column: Column, row: Row) -> str:
+    """A paper's number as the paper printed it."""
+    sign = '+' if row.minus else ''
+    return ('-' if value is None else f'{value:{sign}.{column.decimals}f}') + (MEMORY if row.memory else '')
+
+
+def beside(ours: float | None, paper: float) -> str:
+    """Our error in %, and how much more than the paper's it is: '41.2 (+0.5)'."""
+    if ours is None or not math.isfinite(ours):
+        return 'not a number'
+    difference = round(ours - paper, 1) + 0.0           # + 0.0: a rounded -0.04 is +0.0, not -0.0
+    return f'{ours:.1f} ({difference:+.1f})'
+
+
+def number(value: float) -> str:
+    """A count of epochs, with at most two decimals."""
+    return f'{round(value, 2):,g}'
+
+
+# ----------------------------------------------------------------------------------------- comparisons of speed
+
+@dataclasses.dataclass(frozen=True)
+class Entrant:
+    """One learning rate of one arm, its seeds averaged."""
+    name: str
+    learning_rate: float
+    seeds: int
+    reached: float | None                               # epochs; None if one of the seeds did not get there
+    epochs: float                                       # trained, the shortest of the seeds
+    lowest: float | None                                # % top-1, the best evaluation of all seeds
+
+
+def entrants(results: dict[str, Any]) -> list[Entrant]:
+    """The grid of a comparison in the order of its arms, runs that differ only in their seed taken together."""
+    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
+    for arm in results['arms']:
+        groups.setdefault((arm['name'], arm['learning_rate']), []).append(arm)
+    return [Entrant(name, rate, len(arms),
+                    None if any(arm['epochs_to'] is None for arm in arms) else
+                    sum(arm['epochs_to'] for arm in arms) / len(arms),
+                    min(arm['epochs'] for arm in arms),
+                    min((top1 for arm in arms for _, top1 in arm['curve'] if top1 is not None and
+                         math.isfinite(top1)), default=None))
+            for (name, rate), arms in groups.items()]
+
+
+def best(grid: Sequence[Entrant]) -> dict[str, Entrant]:
+    """The learning rate of every arm that reached the target first; arms of which none did are left out."""
+    winners: dict[str, Entrant] = {}
+    for entrant in grid:
+        if entrant.reached is not None and entrant.reached < getattr(winners.get(entrant.name), 'reached', math.inf):
+            winners[entrant.name] = entrant
+    return winners
+
+
+def speed_up(grid: Sequence[Entrant], faster: str, slower: str) -> tuple[float, bool] | None:
+    """How many times the epochs of `faster` the arm `slower` needed, each at its best learning rate; True with it if
+    that is only a lower bound, because `slower` never got there. None if `faster` did not."""
+    winners = best(grid)
+    if faster not in winners:
+        return None
+    bound = slower not in winners
+    epochs = min(e.epochs for e in grid if e.name == slower) if bound else winners[slower].reached
+    return epochs / winners[faster].reached, bound
+
+
+def _times(factor: tuple[float, bool] | None) -> str:
+    return 'undecided' if factor is None else f'{"more than " * factor[1]}{factor[0]:.1f} times'
+
+
+def _race(results: dict[str, Any], race: Race) -> Sheet:
+    grid, target = entrants(results), number(results['target'])
+    winners, reasons = best(grid), _race_unlike(results, race)
+    dagger = DAGGER * bool(reasons)
+    rows, ours = [], []
+    for e in grid:
+        wins = winners.get(e.name) == e
+        first = e == next(other for other in grid if other.name == e.name)
+        speaks = wins or (e.name not in winners and first)
+        rows.append((e.name, f'{e.learning_rate:g}', str(e.seeds),
+                     f'not in {number(e.epochs)}' if e.reached is None else number(e.reached) + dagger,
+                     'not a number' if e.lowest is None else f'{e.lowest:.1f}',
+                     race.epochs.get(e.name, '-') + MEMORY * race.memory if speaks else ''))
+        ours.append(wins)
+    factor = speed_up(grid, race.faster, race.slower)
+    verdict = (f'{race.faster} never fell below {target} %' if factor is None else
+               f'{race.slower} needs {_times(factor)}{dagger} the epochs of {race.faster}, each at its best learning '
+               'rate')
+    notes = [f'{verdict}; the paper: {race.claim}.', *reasons]
+    for name, winner in winners.items():
+        rates = [e.learning_rate for e in grid if e.name == name]
+        if len(rates) > 1 and winner.learning_rate in (min(rates), max(rates)):
+            notes.append(f'The best learning rate of {name} lies at the edge of its grid: another may be faster.')
+    header = ('', 'learning\nrate', 'seeds', f'epochs\nto {target} %', 'lowest\n%', 'epochs\npaper')
+    return Sheet(f'{race.title}: epochs of training on {race.data} until {number(race.target)} % training error',
+                 header, tuple(rows), tuple(ours), tuple(notes))
+
+
+def _race_unlike(results: dict[str, Any], race: Race) -> list[str]:
+    reasons, seen = [], min(arm['seen'] for arm in results['arms'])
+    if not _same_data(results, race):
+        reasons.append(f'{DAGGER} Other data: {results["data"]["name"]} is not {race.data}.')
+    if results['target'] != race.target:
+        reasons.append(f'{DAGGER} Another line: {number(results["target"])} % here, {number(race.target)} % in the '
+                       'paper.')
+    if seen != results['data']['train_examples']:
+        reasons.append(f'{DAGGER} Error on {_part(seen, results["data"]["train_examples"])} training images only.')
+    if results['overrides']:
+        reasons.append(f'{DAGGER} Changed for this run: {", ".join(results["overrides"])}.')
+    return reasons
+
+
+# ------------------------------------------------------------------------------------------------ on the terminal
+
+def measured(results: dict[str, Any]) -> Sheet:
+    """What a run measured, whatever a paper says."""
+    rows = tuple((error['split'], CROPS[error['protocol']], *(_percent(error[m]) for m in METRICS),
+                  _part(error['seen'], results['data'][f'{error["split"]}_examples'])) for error in results['errors'])
+    header = ('split', 'protocol', 'top-1 %', 'top-5 %', 'examples')
+    return Sheet(f'Measured on {results["data"]["validation_name"]}', header, rows, (True,) * len(rows), ())
+
+
+def _percent(value: float | None) -> str:
+    return 'not a number' if value is None or not math.isfinite(value) else f'{value:.1f}'
+
+
+def _part(seen: int, examples: int) -> str:
+    return f'{seen:,}' if seen == examples else f'{seen:,} of {examples:,}'
+
+
+def provenance(results: dict[str, Any]) -> list[str]:
+    """Where the numbers come from: data, length, machine, command; one line each."""
+    data, seconds = results['data'], results['seconds']
+    grid = entrants(results) if 'arms' in results else []
+    seeds = max((e.seeds for e in grid), default=1)
+    length = (f'{len(results["arms"])} runs, {number(sum(arm["epochs"] for arm in results["arms"]))} epochs in all'
+              if grid else f'{number(results["epochs"])} epochs, {results["steps"]:,} steps')
+    lines = [f'Data: {data["train_examples"]:,} training examples ({data["name"]}), '
+             f'{data["validation_examples"]:,} for validation ({data["validation_name"]}).',
+             f'Training: {length} of batch {results["batch_size"]}, seed {results["seed"]} (n = {seeds}).']
+    if not grid:
+        loss = results['training_loss']
+        lines[-1] += (' Last training loss ' + ('not a number: training diverged.' if loss is None or
+                                                not math.isfinite(loss) else f'{loss:.3f}.'))
+    versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
+    hours = f' ({seconds / 3600:.1f} h)' if seconds >= 3600 else ''
+    return lines + [f'Took {seconds:,.0f} s{hours} and at most {results["peak_memory_gib"]:.2f} GiB on '
+                    f'{results["devices"]} x {results["device"]} (mesh {results["mesh"]}), {results["machine"]}.',
+                    f'Commit {results["commit"]}, {results["date"]}, {versions}.']
+
+
+def show(results: dict[str, Any], tables: Iterable[Table | Race], console: Console, speaks_to: str,
+         workdir: Path | None = None) -> None:
+    """Prints what a run measured beside the paper's tables, and everything that keeps the two from being compared.
+
+    Args:
+      results: as in results.json.
+      tables: the paper's, of which those are printed that have a row for the run.
+      console: where to.
+      speaks_to: an experiment whose rows the run answers besides its own: the one it is a small version of.
+      workdir: where the run was written, if it should be said.
+    """
+    found = sheets(results, tables, speaks_to)
+    for sheet in found if 'arms' in results else [measured(results), *found]:
+        _print(sheet, console)
+    lines = [recipe(results), *provenance(results), f'Command: {results["command"]}']
+    for line in [*lines, f'Written to {workdir}'] if workdir else lines:
+        if line:
+            console.print(Text(line), soft_wrap=line.startswith(('Command', 'Written')))
+
+
+def _print(sheet: Sheet, console: Console) -> None:
+    console.print(Text(sheet.title, style='bold'))
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    for i, name in enumerate(sheet.header):
+        grid.add_column(Text(name), justify='left' if i == 0 else 'right', vertical='bottom', no_wrap=i > 0)
+    for row, ours in zip(sheet.rows, sheet.ours):
+        grid.add_row(*map(Text, row), style='bold' if ours else 'dim')
+    console.print(grid)
+    for note in sheet.notes:
+        console.print(Text(note))
+    if sheet.notes:
+        console.print()
+
+
+# -------------------------------------------------------------------------------------------------- in a README
+
+BLOCK = re.compile(r'<!-- generated: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
+
+
+def markdown(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str,
+             pictures: Sequence[str] = ()) -> str:
+    """The same report as `show`, for a README; `pictures` are paths as seen from it."""
+    found = sheets(results, tables, speaks_to)
+    parts = []
+    for sheet in found if 'arms' in results else [measured(results), *found]:
+        lines = [f'**{sheet.title}**', '', _line(name.replace('\n', ' ') for name in sheet.header),
+                 _line(['---'] + ['---:'] * (len(sheet.header) - 1))]
+        for row, ours in zip(sheet.rows, sheet.ours):
+            lines.append(_line([f'**{cell}**' if ours and cell else cell for cell in map(_escape, row)]))
+        parts.append('\n'.join(lines))
+        if sheet.notes:
+            parts.append('\n'.join(f'- {_escape(note)}' for note in sheet.notes))
+    parts += [f'![{Path(picture).stem}]({picture})' for picture in pictures]
+    parts.append('\n'.join(f'- {_escape(line)}' for line in [recipe(results), *provenance(results)] if line))
+    return '\n\n'.join([*parts, f'```\n{results["command"]}\n```']) + '\n'
+
+
+def _line(cells: Iterable[str]) -> str:
+    return '| ' + ' | '.join(cells) + ' |'
+
+
+def _escape(text: str) -> str:
+    return re.sub(r'([|*_<\[\]])', r'\\\1', text)
+
+
+def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str) -> Iterator[Finding]:
+    """Every number of the paper that a run speaks to, with ours."""
+    for table in tables:
+        if isinstance(table, Race):
+            if table.experiment == speaks_to and 'arms' in results:
+                grid = entrants(results)
+                ours = _times(speed_up(grid, table.faster, table.slower))
+                winners = best(grid)
+                epochs = ', '.join(f'{name} {number(e.reached)}' for name, e in winners.items())
+                yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
+                              ours + DAGGER * bool(_race_unlike(results, table)), epochs or '-',
+                              max(e.seeds for e in grid))
+        elif 'arms' not in results:
+            for row in table.rows:
+                for i, column in enumerate(table.columns):
+                    if row.experiment == speaks_to and not row.minus and row.values[i] is not None:
+                        yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),
+                                      _ours(results, table, row, i)[0], number(results['epochs']), 1)
+
+
+def committed(folder: Path, tables: Iterable[Table | Race]) -> str:
+    """The results kept in `folder`/results, as text for a terminal: every number beside the paper's, date, command.
+
+    Raises:
+      UsageError: if one of them cannot be read.
+    """
+    lines = []
+    for name, results in kept(folder).items():
+        lines.append(f'{name} ({results["date"]}, {results["data"]["name"]}, {results["machine"]})')
+        lines += [f'  {f.claim}: paper {f.paper}, ours {f.ours}'
+                  for f in findings(results, tables, results['experiment'])]
+        lines.append(f'  $ {results["command"]}')
+    if any(DAGGER in line for line in lines):
+        lines.append(f'{DAGGER} Not comparable as it stands: {Path(folder) / "README.md"} says why.')
+    return '\n'.join(lines)
+
+
+def kept(folder: Path) -> dict[str, dict[str, Any]]:
+    """The results committed in `folder`/results, by the name of their folder."""
+    return {path.parent.name: read(path) for path in sorted(Path(folder).glob('results/*/results.json'))}
+
+
+def regenerate(root: Path, papers: Mapping[str, Sequence[Table | Race]]) -> dict[Path, str]:
+    """Every README of the repository with its generated blocks written anew: {path: text}.
+
+    A block lies between `<!-- generated: NAME -->` and `<!-- end -->`. In reproductions/PAPER/README.md it reports
+    results/NAME/results.json; the README at the top has one, `headline`: all committed results in one table.
+
+    Args:
+      root: of the repository.
+      papers: {folder under reproductions: the paper's tables}
+
+    Raises:
+      UsageError: if a block has no end, or its results are missing or broken.
+    """
+    texts = {}
+    top = root / 'README.md'
+    if top.exists():
+        texts[top] = _fill(top, lambda name: _headline(root, papers) if name == 'headline' else None)
+    for paper, tables in papers.items():
+        path = root / 'reproductions' / paper / 'README.md'
+        if path.exists():
+            texts[path] = _fill(path, functools.partial(_block, path.parent / 'results', tables))
+    return texts
+
+
+def _fill(path: Path, content: Callable[[str], str | None]) -> str:
+    def fill(match: re.Match[str]) -> str:
+        name, body = match.groups()
+        text = None if '<!-- generated:' in body else content(name)
+        if text is None:
+            raise UsageError(f'{path} has a generated block {name!r} without an end, or one that nothing fills.')
+        return f'<!-- generated: {name} -->\n{text}<!-- end -->'
+
+    old = path.read_text()
+    new, blocks = BLOCK.subn(fill, old)
+    if blocks != old.count('<!-- generated:'):
+        raise UsageError(f'{path} has a generated block that is not closed: write <!-- end --> on a line after it.')
+    return new
+
+
+def _block(folder: Path, tables: Sequence[Table | Race], name: str) -> str:
+    results = read(folder / name / 'results.json')
+    pictures = [f'results/{name}/{path.name}' for path in sorted((folder / name).glob('*.png'))]
+    return markdown(results, tables, results['experiment'], pictures)
+
+
+def _headline(root: Path, papers: Mapping[str, Sequence[Table | Race]]) -> str:
+    lines = [_line(('', 'paper', 'ours (ours - paper)', 'data', 'epochs', 'n', 'result')),
+             _line(['---', '---:', '---:', '---', '---', '---:', '---'])]
+    for paper, tables in papers.items():
+        for name, results in kept(root / 'reproductions' / paper).items():
+            for f in findings(results, tables, results['experiment']):
+                lines.append(_line((*map(_escape, (f'{paper}, {f.claim}', f.paper, f.ours, results['data']['name'],
+                                                   f.epochs)), str(f.seeds),
+                                    f'[{name}](reproductions/{paper}/README.md)')))
+    footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
+    return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')

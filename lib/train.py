@@ -1,0 +1,253 @@
+"""One training loop for all papers: batch k, its crops and its dropout are pure functions of (seed, k), so a run that
+was interrupted anywhere continues at its step and ends with the same bits."""
+import functools
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import optax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from lib import mesh as meshes
+from lib import optimizers
+from lib.checkpoint import Checkpoints
+from lib.data import augment, batches
+from lib.data.sources import Split
+from lib.evaluate import evaluate
+from lib.experiment import Experiment, UsageError
+from lib.task import Task
+
+LOG_EVERY = 20      # steps between two lines of metrics.jsonl
+
+
+class Interrupted(Exception):
+    """Training stopped because it was asked to; everything up to `step` is saved."""
+
+    def __init__(self, step: int):
+        super().__init__(f'stopped at step {step}')
+        self.step = step
+
+
+class Diverged(UsageError):
+    """The loss is no longer a number. `outcome` has what was measured before, and no parameters."""
+
+    def __init__(self, loss: float, outcome: 'Outcome'):
+        super().__init__(f'The loss is {loss} at step {outcome.step}: the training has diverged; start again in another '
+                         '--workdir with a smaller --set optimizer.learning_rate.')
+        self.outcome = outcome
+
+
+class Outcome(NamedTuple):
+    """The end of a training."""
+    params: dict
+    step: int
+    epoch: float
+    evaluations: list[dict]     # during training: step, epoch, split, protocol, top1 and top5 in %, seen, loss
+    errors: list[dict]          # of the final parameters, as above, one for each protocol
+    seconds: float              # of training and evaluation, over all resumptions
+
+
+def make_step(task: Task, experiment: Experiment) -> Callable:
+    """The compiled training step: (state, images uint8, labels, statistics, step number, learning rate) to
+    (state, mean loss, number of wrong answers). State is {'params', 'velocity'} and is donated."""
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state, images, labels, statistics, number, learning_rate):
+        augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.seed), number))
+        crops = augment.train(augment_key, images, statistics, experiment.data)
+        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        (loss, logits), gradients = gradient(state['params'], crops, labels, dropout_key)
+        sgd = optimizers.sgd(experiment.optimizer, learning_rate)
+        updates, velocity = sgd.update(gradients, state['velocity'], state['params'])
+        state = {'params': optax.apply_updates(state['params'], updates), 'velocity': velocity}
+        return state, loss, (logits.argmax(-1) != labels).sum()
+
+    return step
+
+
+def init(task: Task, experiment: Experiment, mesh) -> dict:
+    """The state before the first step, every array on the devices that hold it."""
+    def make(key):
+        params = task.init(key)
+        return {'params': params, 'velocity': optimizers.sgd(experiment.optimizer, 0.0).init(params)}
+
+    key = jax.random.key(experiment.seed)
+    return jax.jit(make, out_shardings=meshes.placement(jax.eval_shape(make, key), mesh))(key)
+
+
+def fit(task: Task, experiment: Experiment, train: Split, validation: Split, statistics, mesh, workdir: Path,
+        console: Console, stop: Callable[[], bool]) -> Outcome:
+    """Trains until `experiment` says it is over, evaluating, saving and logging to `workdir` on the way.
+
+    The error before the first step is measured too. `stop()` is asked after every step and batch of an evaluation.
+
+    Raises:
+      Interrupted: if `stop()` became true. The same call continues there.
+      UsageError: if the mesh does not divide the batch.
+      Diverged: if the loss is no longer a number.
+    """
+    if experiment.batch_size % mesh.shape['data'] or experiment.evaluation.batch_size % mesh.shape['data']:
+        raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide batch_size='
+                         f'{experiment.batch_size} and evaluation.batch_size={experiment.evaluation.batch_size}.')
+    with jax.set_mesh(mesh):
+        return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop).run()
+
+
+class _Training:
+    """The state of one call of `fit`: arrays on devices, evaluations so far, and what is on disk."""
+
+    def __init__(self, task, experiment, train, validation, statistics, mesh, workdir, console, stop):
+        self.task, self.experiment, self.train, self.mesh = task, experiment, train, mesh
+        self.judged = validation if experiment.evaluation.split == 'validation' else train
+        self.statistics = jax.device_put(statistics, meshes.everywhere(mesh))
+        self.console, self.stop = console, stop
+        self.metrics = workdir / 'metrics.jsonl'
+        self.checkpoints = Checkpoints(workdir / 'checkpoints')
+        # Several CPU devices share one pool of threads, where two steps in flight can wait for each other for ever.
+        self.one_at_a_time = mesh.size > 1 and jax.default_backend() == 'cpu'
+        self.started = self.saved_at = time.monotonic()
+        state = jax.eval_shape(functools.partial(init, task, experiment, mesh))
+        place = meshes.placement(state, mesh)
+        abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, place)
+        restored = self.checkpoints.restore(abstract)
+        if restored:
+            self.step, self.state, progress = restored
+            self.evaluations, self.seconds_before = progress['evaluations'], progress['seconds']
+            console.print(f'Continuing at step {self.step} of {self.total}.')
+        else:
+            self.step, self.state, self.evaluations, self.seconds_before = 0, init(task, experiment, mesh), [], 0.0
+        self.saved_step = self.step if restored else None
+
+    @property
+    def total(self) -> int:
+        return self.experiment.total_steps(len(self.train))
+
+    @property
+    def epoch(self) -> float:
+        return self.step * self.experiment.batch_size / len(self.train)
+
+    @property
+    def seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def run(self) -> Outcome:
+        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                   TextColumn('left'), TimeRemainingColumn(), TextColumn('{task.fields[note]}'))
+        with Progress(*columns, console=self.console, transient=True) as bars:
+            self.bars = bars
+            self.bar = bars.add_task('training step', total=self.total, completed=self.step, note='compiling')
+            try:
+                self._loop()
+                errors = [self.evaluations[-1]]
+                if self.experiment.evaluation.crops != 'centre':
+                    errors.insert(0, self._evaluate(self.experiment.evaluation.crops))
+            finally:
+                self.checkpoints.wait()
+        return Outcome(self.state['params'], self.step, self.epoch, self.evaluations, errors, self.seconds)
+
+    def _loop(self):
+        experiment, examples = self.experiment, len(self.train)
+        every = experiment.evaluation.epochs_between
+        judge_at = {experiment.steps_at(e, examples) for e in range(0, experiment.epochs + 1, every)} | {self.total}
+        keep_at = {experiment.steps_at(e, examples) for e in experiment.checkpoint.keep}
+        step = make_step(self.task, experiment)
+        ahead = batches.training(self.train, experiment.seed, experiment.batch_size, self.step)
+        since, losses, wrong = time.monotonic(), [], []
+        try:
+            while True:
+                evaluated = bool(self.evaluations) and self.evaluations[-1]['step'] >= self.step
+                best = False
+                if self.step in judge_at and not evaluated:
+                    best = self._judge()
+                    since, losses, wrong = time.monotonic(), [], []
+                over = self.step >= self.total or self._good_enough()
+                self._save_if(over or best or self.step in keep_at, self.step in keep_at, best)
+                if over:
+                    return
+                if self.stop():
+                    self._interrupt()
+                number, images, labels = next(ahead)
+                assert number == self.step
+                rate = optimizers.learning_rate(experiment, examples, self.step, [e['top1'] for e in self.evaluations])
+                put = functools.partial(jax.device_put, device=meshes.images(self.mesh))
+                self.state, loss, errors = step(self.state, put(images), put(labels), self.statistics,
+                                                np.uint32(self.step), np.float32(rate))
+                if self.one_at_a_time:
+                    jax.block_until_ready(self.state)
+                self.step += 1
+                losses.append(loss)
+                wrong.append(errors)
+                if self.step % LOG_EVERY == 0 or self.step in judge_at:
+                    self._log_steps(losses, wrong, rate, time.monotonic() - since)
+                    since, losses, wrong = time.monotonic(), [], []
+                self.bars.advance(self.bar)
+        finally:
+            ahead.close()
+
+    def _log_steps(self, losses, wrong, rate, seconds):
+        images = len(losses) * self.experiment.batch_size
+        loss = float(sum(jax.device_get(losses))) / len(losses)
+        error = 100 * float(sum(jax.device_get(wrong))) / images
+        self._log({'kind': 'train', 'step': self.step, 'epoch': self.epoch, 'loss': loss, 'error': error,
+                   'learning_rate': rate, 'images_per_second': images / seconds})
+        self.bars.update(self.bar, note=f'epoch {self.epoch:.1f}, loss {loss:.3f}, {images / seconds:.0f} images/s')
+        if not loss < float('inf'):
+            raise Diverged(loss, Outcome({}, self.step, self.epoch, self.evaluations, self.evaluations[-1:],
+                                         self.seconds))
+
+    def _judge(self) -> bool:
+        """Evaluates with one central crop; true if no evaluation after the start had a lower top-1 error."""
+        record = self._evaluate('centre')
+        before = [e['top1'] for e in self.evaluations if e['step']]
+        self.evaluations.append(record)
+        return self.step > 0 and record['top1'] < min(before, default=float('inf'))
+
+    def _evaluate(self, crops: str) -> dict:
+        bar = self.bars.add_task(f'error, {crops} crop', total=len(self.judged), note='')
+
+        def each(seen):
+            self.bars.update(bar, completed=seen)
+            if self.stop():
+                self._interrupt()
+
+        try:
+            found = evaluate(self.task.predict, self.state['params'], self.judged, self.statistics,
+                             self.experiment.data, self.experiment.evaluation, crops, self.mesh, each=each)
+        finally:
+            self.bars.remove_task(bar)
+        record = {'step': self.step, 'epoch': self.epoch, 'split': self.experiment.evaluation.split,
+                  'protocol': crops, 'top1': found.percent(found.top1), 'top5': found.percent(found.top5),
+                  'seen': found.seen, 'loss': found.loss}
+        self._log({'kind': 'evaluation', **record})
+        self.console.print(f'epoch {self.epoch:6.2f}  step {self.step:7d}  {record["split"]} error, {crops} crop: '
+                           f'top-1 {record["top1"]:.2f} %, top-5 {record["top5"]:.2f} %, loss {record["loss"]:.3f}')
+        return record
+
+    def _good_enough(self) -> bool:
+        target = self.experiment.evaluation.stop_below
+        return target is not None and bool(self.evaluations) and self.evaluations[-1]['top1'] < target
+
+    def _save_if(self, wanted: bool, permanent: bool, best: bool):
+        due = time.monotonic() - self.saved_at > 60 * self.experiment.checkpoint.minutes
+        if (wanted or due) and self.saved_step != self.step:
+            self._save(permanent=permanent, best=best)
+
+    def _save(self, **marks):
+        progress = {'evaluations': self.evaluations, 'seconds': self.seconds}
+        self.checkpoints.save(self.step, self.state, progress, **marks)
+        self.saved_at, self.saved_step = time.monotonic(), self.step
+
+    def _interrupt(self):
+        if self.saved_step != self.step:
+            self._save()
+        self.checkpoints.wait()
+        raise Interrupted(self.step)
+
+    def _log(self, record: dict):
+        with self.metrics.open('a') as file:
+            file.write(json.dumps(record) + '\n')

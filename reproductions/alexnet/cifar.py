@@ -1,0 +1,137 @@
+"""cuda-convnet's CIFAR-10 networks, which the AlexNet paper's CIFAR-10 figures come from: sections 3.1 (Figure 1) and 3.3.
+
+The paper does not specify its networks; these are the ones that their author published, layer by layer in the order of
+his definition files. He divides the scale of a normalisation by its window, so alpha is written as that quotient.
+"""
+import dataclasses
+from typing import Literal
+
+import jax
+from flax import nnx
+
+from lib import layers
+
+
+@dataclasses.dataclass(frozen=True)
+class Conv:
+    """Convolution at stride 1 that keeps the size. `deviation` is that of its Gaussian initial weights."""
+    name: str
+    maps: int
+    deviation: float
+    size: int = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Local:
+    """As Conv, 3x3, with weights of its own at every place."""
+    name: str
+    maps: int
+    deviation: float = 0.04
+    size: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Dense:
+    name: str
+    units: int
+    deviation: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Activation:
+    """The network's neuron: ReLU in all published files."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """3x3 windows at stride 2, rounded up."""
+    kind: Literal['max', 'average', 'min']
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossMapNorm:
+    """Response normalisation over neighbouring maps, k = 1."""
+    n: int = 9
+    alpha: float = 0.001 / 9
+
+
+@dataclasses.dataclass(frozen=True)
+class SameMapNorm:
+    """Response normalisation over neighbouring places of the same map, k = 1."""
+    n: int = 3
+    alpha: float = 5e-5 / 3**2
+
+
+Layer = Conv | Local | Dense | Activation | Pool | CrossMapNorm | SameMapNorm
+
+LAYERS_80SEC = (
+    Conv('conv1', 32, 1e-4), Pool('max'), Activation(),
+    Conv('conv2', 32, 0.01), Activation(), Pool('average'),
+    Conv('conv3', 64, 0.01), Activation(), Pool('average'),
+    Dense('fc64', 64, 0.1), Activation(), Dense('fc10', 10, 0.1))
+LAYERS_19PCT = (
+    Conv('conv1', 32, 1e-4), Pool('max'), Activation(),
+    Conv('conv2', 32, 0.01), Activation(), Pool('average'),
+    Conv('conv3', 64, 0.01), Activation(), Pool('average'),
+    Dense('fc10', 10, 0.01))
+LAYERS_18PCT = (
+    Conv('conv1', 32, 1e-4), Pool('max'), Activation(), SameMapNorm(),
+    Conv('conv2', 32, 0.01), Activation(), Pool('average'), SameMapNorm(),
+    Conv('conv3', 64, 0.01), Activation(), Pool('average'),
+    Dense('fc10', 10, 0.01))
+LAYERS_13PCT = (
+    Conv('conv1', 64, 1e-4), Activation(), Pool('max'),
+    Conv('conv2', 64, 0.01), Activation(), Pool('max'),
+    Local('local3', 32), Activation(), Local('local4', 32), Activation(),
+    Dense('fc10', 10, 0.01))
+LAYERS_11PCT = (
+    Conv('conv1', 64, 1e-4), Activation(), Pool('max'), CrossMapNorm(),
+    Conv('conv2', 64, 0.01), Activation(), CrossMapNorm(), Pool('max'),
+    Local('local3', 64), Activation(), Local('local4', 32), Activation(),
+    Dense('fc10', 10, 0.01))
+
+
+@dataclasses.dataclass(frozen=True)
+class CifarModel:
+    """One of the networks above. `init` 'scaled' replaces the published deviations by N(0, 1 / fan-in)."""
+    layers: tuple[Layer, ...]
+    activation: Literal['relu', 'tanh'] = 'relu'
+    init: Literal['published', 'scaled'] = 'published'
+
+
+class CifarNet(nnx.Module):
+    """Images [n, s, s, 3], mean subtracted, to logits [n, 10]; s is 32, or 24 where crops are taken."""
+
+    def __init__(self, model: CifarModel, image_size: int, rngs: nnx.Rngs):
+        self.model = model
+        side, maps = image_size, 3
+        for layer in model.layers:
+            if isinstance(layer, Pool):
+                side = layers.output_size(side, 3, 2)
+            elif isinstance(layer, (Conv, Local, Dense)):
+                init = layers.normal(layer.deviation) if model.init == 'published' else layers.scaled(1.0)
+                if isinstance(layer, Dense):
+                    made = layers.Linear(side * side * maps, layer.units, init=init, rngs=rngs)
+                    side, maps = 1, layer.units
+                else:
+                    shape = dict(padding=layer.size // 2, init=init, rngs=rngs)
+                    made = layers.Conv(maps, layer.maps, layer.size, **shape) if isinstance(layer, Conv) else \
+                        layers.Local(side, maps, layer.maps, layer.size, **shape)
+                    maps = layer.maps
+                setattr(self, layer.name, made)
+
+    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
+        """There is no dropout, so a key makes no difference."""
+        for layer in self.model.layers:
+            match layer:
+                case Conv() | Local() | Dense():
+                    x = getattr(self, layer.name)(x)
+                case Activation():
+                    x = layers.ACTIVATIONS[self.model.activation](x)
+                case Pool():
+                    x = layers.POOLS[layer.kind](x, 3, 2)
+                case CrossMapNorm():
+                    x = layers.local_response_norm(x, layer.n, 1.0, layer.alpha, 0.75)
+                case SameMapNorm():
+                    x = layers.same_map_response_norm(x, layer.n, 1.0, layer.alpha, 0.75)
+        return x

@@ -1,0 +1,209 @@
+"""What the paper printed: A. Krizhevsky, I. Sutskever, G. E. Hinton, "ImageNet Classification with Deep Convolutional
+Neural Networks", NIPS 2012; and, for its CIFAR-10 nets, the page of its author's code, cuda-convnet.
+
+Error rates are in %, as printed. Every row names the experiment that reproduces it or says why none does.
+"""
+from lib.report import Column, Race, Row, Table
+
+OTHERS = "other people's system, printed as context"
+NO_RELEASE = 'needs a release of ImageNet with more than 1,000 classes and a sixth convolution'
+NO_ENSEMBLE = 'an average over several networks, which this repository does not compute'
+
+# Counts of the network as published (section 3.5, Figure 2): weights and biases.
+PARAMETERS = {
+    'conv1': 34_944,
+    'conv2': 307_456,
+    'conv3': 885_120,
+    'conv4': 663_936,
+    'conv5': 442_624,
+    'fc6': 37_752_832,
+    'fc7': 16_781_312,
+    'fc8': 4_097_000,
+}
+TOTAL = 60_965_224
+MULTIPLY_ADDS = 724_406_816                     # one image, forward
+
+# Height, width and maps of every layer's output, for a 224x224x3 image.
+SIZES = {
+    'conv1': (55, 55, 96),
+    'pool1': (27, 27, 96),
+    'conv2': (27, 27, 256),
+    'pool2': (13, 13, 256),
+    'conv3': (13, 13, 384),
+    'conv4': (13, 13, 384),
+    'conv5': (13, 13, 256),
+    'pool5': (6, 6, 256),
+    'fc6': (4096,),
+    'fc7': (4096,),
+    'fc8': (1000,),
+}
+
+# Neurons as the caption of Figure 2 counts them. conv1 is wrong there: 55 * 55 * 96 = 290,400. The others fit SIZES.
+NEURONS_PRINTED = {
+    'conv1': 253_440,
+    'conv2': 186_624,
+    'conv3': 64_896,
+    'conv4': 64_896,
+    'conv5': 43_264,
+    'fc6': 4096,
+    'fc7': 4096,
+    'fc8': 1000,
+}
+CONV1_NEURONS = 290_400
+
+# Parameters of the variants: one tower without groups; half the kernels in conv1 to conv4 on one GPU, the net that the
+# footnote of section 3.2 compares with (conv5 and the fully connected layers keep their size).
+VARIANT_TOTALS = {
+    'one_tower': 62_378_344,
+    'one_gpu': 59_798_312,
+}
+
+# cuda-convnet's CIFAR-10 nets at the size of image each of them reads: 32, or 24 with random crops.
+CIFAR_TOTALS = {
+    'cifar_80sec': 145_578,
+    'cifar_19pct': 89_578,
+    'cifar_18pct': 89_578,
+    'cifar_13pct': 1_116_490,
+    'cifar_11pct': 2_112_970,
+}
+
+CROP_FACTOR_PRINTED = 2048      # section 4.1: 32 * 32 * 2; crops of 224 in 256 have 33 * 33 places, times 2 = 2,178
+VALIDATION_TEST_GAP = 0.1       # section 6, Table 2: validation and test error differ by "not more than 0.1%"
+
+# Section 6. The test labels of ILSVRC-2010 are public; TFDS does not have that year's images.
+TABLE_1 = Table(
+    title='Table 1',
+    data='ILSVRC-2010 test',
+    source=None,
+    columns=(Column('Top-1', 'top1', 'test'), Column('Top-5', 'top5', 'test')),
+    rows=(
+        Row('Sparse coding', (47.1, 28.2), why=OTHERS),
+        Row('SIFT + FVs', (45.7, 25.7), why=OTHERS),
+        Row('CNN', (37.5, 17.0), 'paper', protocol='ten'),
+        # footnote to the table's text: "without averaging predictions over ten patches"
+        Row('CNN, one crop (footnote)', (39.0, 18.3), 'paper', protocol='centre'),
+    ),
+    epochs=90,
+    network='AlexNet',
+    parameters=TOTAL,
+)
+
+# Section 6. The asterisk: pre-trained on ImageNet Fall 2011 (15M images, 22K classes), with a sixth convolution over
+# the last pooling layer, then fine-tuned.
+TABLE_2 = Table(
+    title='Table 2',
+    data='ILSVRC-2012',
+    source='imagenet2012',
+    columns=(Column('Top-1 (val)', 'top1', 'validation'), Column('Top-5 (val)', 'top5', 'validation'),
+             Column('Top-5 (test)', 'top5', 'test')),
+    rows=(
+        Row('SIFT + FVs', (None, None, 26.2), why=OTHERS),
+        Row('1 CNN', (40.7, 18.2, None), 'paper', protocol='ten'),
+        Row('5 CNNs', (38.1, 16.4, 16.4), why=NO_ENSEMBLE, protocol='ten'),
+        Row('1 CNN*', (39.0, 16.6, None), why=NO_RELEASE, protocol='ten'),
+        Row('7 CNNs*', (36.7, 15.4, 15.3), why=NO_RELEASE, protocol='ten'),
+    ),
+    examples=50_000,
+    epochs=90,
+    network='AlexNet',
+    parameters=TOTAL,
+)
+
+# Section 6, in the text. 8.9 million images, half for training and half for testing; a sixth convolution.
+FALL_2009 = Table(
+    title='Section 6, Fall 2009 release',
+    data='ImageNet Fall 2009, 10,184 classes',
+    source=None,
+    columns=(Column('Top-1', 'top1', 'test'), Column('Top-5', 'top5', 'test')),
+    rows=(
+        Row('CNN with a sixth convolution', (67.4, 40.9), why=NO_RELEASE),
+        Row('Best published before', (78.1, 60.9), why=OTHERS),
+    ),
+)
+
+# Percentage points of error by which the network is worse without the thing; the paper does not say on which year and
+# split. A row is a difference between two runs.
+DIFFERENCES = Table(
+    title='Differences stated in the text',
+    data='ImageNet',
+    source=None,
+    columns=(Column('Top-1', 'top1', 'validation'), Column('Top-5', 'top5', 'validation')),
+    rows=(
+        # footnote: the one-GPU net halves the kernels of every convolution except the last, so it has more than half
+        # the parameters
+        Row('One GPU instead of two (3.2)', (1.7, 1.2), 'one_gpu', minus='paper',
+            note='half the kernels in every convolution but the last.'),
+        Row('No response normalisation (3.3)', (1.4, 1.2), 'no_lrn', minus='paper'),
+        Row('No overlap in pooling (3.4)', (0.4, 0.3), 'non_overlapping_pool', minus='paper',
+            note='z = 2, s = 2 instead of z = 3, s = 2.'),
+        Row('No PCA colour (4.1)', (1.0, None), 'no_pca_colour', minus='paper', note='"over 1%".'),
+        Row('No dropout (4.2)', (None, None), 'no_dropout', minus='paper',
+            note='no number: "substantial overfitting", in roughly half the iterations.'),
+        Row('Without conv3 (7)', (2.0, None), 'without_conv3', minus='paper', note='"about 2%" for any middle layer.'),
+        Row('Without conv4 (7)', (2.0, None), 'without_conv4', minus='paper', note='"about 2%" for any middle layer.'),
+        Row('Without conv5 (7)', (2.0, None), 'without_conv5', minus='paper', note='"about 2%" for any middle layer.'),
+    ),
+)
+
+# G. E. Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors", 2012: the only
+# number for dropout on ImageNet, and not this paper's.
+DROPOUT_2012 = Table(
+    title='Hinton et al. 2012',
+    data='ILSVRC-2010 test',
+    source=None,
+    columns=(Column('Top-1', 'top1', 'test'),),
+    rows=(
+        Row('Without dropout', (48.6,), why='an earlier, smaller network of another paper'),
+        Row('With dropout', (42.4,), why='an earlier, smaller network of another paper'),
+    ),
+)
+
+# Section 3.3. The published files of these nets differ in more than the normalisation (64 instead of 32 maps in local3,
+# weight decay .01 instead of .004 in the last layer), so the two rows are no clean ablation.
+CIFAR = Table(
+    title='Section 3.3, four-layer CNN',
+    data='CIFAR-10 test',
+    source='cifar10',
+    columns=(Column('Top-1', 'top1', 'test', decimals=0),),
+    rows=(
+        Row('Without response normalisation', (13,), 'cifar_13pct'),
+        Row('With response normalisation', (11,), 'cifar_11pct',
+            note='the two published networks differ in local3 and in weight decay too.'),
+    ),
+    examples=10_000,
+)
+
+# Not the paper: the page of cuda-convnet, whose file names are the experiments' names. The page's times are for an
+# unnamed Fermi GPU. Trained on the whole training set; 80sec, 19pct and 18pct without augmentation.
+CUDA_CONVNET = Table(
+    title="cuda-convnet's own page",
+    data='CIFAR-10 test',
+    source='cifar10',
+    columns=(Column('Top-1', 'top1', 'test', decimals=0),),
+    rows=(
+        Row('layers-80sec', (26,), 'cifar_80sec'),
+        Row('layers-19pct', (19,), 'cifar_19pct'),
+        Row('layers-18pct', (18,), 'cifar_18pct'),
+        Row('layers-conv-local-13pct', (13,), 'cifar_13pct'),
+        Row('layers-conv-local-11pct', (11,), 'cifar_11pct', protocol='ten', note='crops and reflections averaged.'),
+    ),
+    examples=10_000,
+)
+
+# Section 3.1. Four layers, no regularisation, the learning rate of each chosen for speed. The text gives the factor;
+# the epochs are read off the picture.
+FIGURE_1 = Race(
+    title='Figure 1',
+    data='CIFAR-10',
+    source='cifar10',
+    experiment='figure1',
+    faster='relu',
+    slower='tanh',
+    factor=6,
+    claim='six times faster (section 3.1)',
+    target=25,
+    epochs={'relu': '~5-6', 'tanh': '~35'},
+    memory=True,
+)
+
+TABLES = (TABLE_1, TABLE_2, FIGURE_1, FALL_2009, DIFFERENCES, DROPOUT_2012, CIFAR, CUDA_CONVNET)

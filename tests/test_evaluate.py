@@ -1,0 +1,85 @@
+"""Every example once, ties and numbers that are none, crops averaged."""
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lib import mesh as meshes
+from lib.data import statistics
+from lib.data.sources import Split
+from lib.evaluate import evaluate, rank
+from lib.experiment import Data, Evaluation
+
+DATA = Data(source='test', image_size=4)
+
+
+def split(n: int, size: int = 4) -> Split:
+    """Images whose first pixel is their number; labels are number modulo 10."""
+    images = np.zeros((n, size, size, 3), np.uint8)
+    images[:, 0, 0, 0] = np.arange(n)
+    return Split('test', images, (np.arange(n) % 10).astype(np.int32), tuple('abcdefghij'))
+
+
+def zero_mean(size: int = 4):
+    return statistics.Statistics(jnp.zeros((size, size, 3)), jnp.ones(3), jnp.eye(3))
+
+
+def wrong_at(*places):
+    """A predictor that puts the image's label at the given place for image number i = place index, else first."""
+    table = np.zeros(256, int)
+    for number, place in enumerate(places):
+        table[number] = place
+
+    def predict(params, images):
+        number = images[:, 0, 0, 0].astype(int)
+        order = (jnp.arange(10) - number[:, None] % 10 + jnp.asarray(table)[number][:, None]) % 10
+        return jax.nn.softmax(-order.astype(jnp.float32))
+    return predict
+
+
+@pytest.mark.parametrize('n, batch', [(1, 8), (7, 8), (8, 8), (9, 8), (31, 8), (16, 8)])
+@pytest.mark.parametrize('shape', ['data:1', 'data:2'])
+def test_each_example_counts_once_whatever_the_batch(n, batch, shape):
+    mesh = meshes.make(shape)
+    with jax.set_mesh(mesh):
+        errors = evaluate(wrong_at(1, 5, 4), {}, split(n), zero_mean(), DATA, Evaluation(batch_size=batch), 'centre', mesh)
+    assert (errors.top1, errors.top5, errors.seen) == (min(n, 3), min(max(n - 1, 0), 1), n)
+
+
+@pytest.mark.parametrize('wanted, seen', [(3, 3), (10, 10), (11, 11), (12, 11), (10_000, 11)])
+def test_examples_limits_the_split_exactly(wanted, seen):
+    mesh = meshes.make('data:1')
+    with jax.set_mesh(mesh):
+        errors = evaluate(wrong_at(1), {}, split(11), zero_mean(), DATA, Evaluation(batch_size=4, examples=wanted),
+                          'centre', mesh)
+    assert errors.seen == seen and errors.percent(errors.top1) == pytest.approx(100 / seen)
+
+
+def test_equal_scores_are_no_better_than_chance():
+    np.testing.assert_array_equal(rank(jnp.ones((10, 10)), jnp.arange(10)), np.arange(10))
+
+
+def test_a_label_whose_score_is_no_number_comes_last():
+    scores = jnp.ones((2, 10)).at[0, 3].set(jnp.nan)
+    np.testing.assert_array_equal(rank(scores, jnp.array([3, 0])), [10, 0])
+
+
+def test_ten_crops_average_the_softmax():
+    """On 6x6 images with 4x4 crops: the brightness of each crop's first pixel decides, averaged over the ten."""
+    images = split(5, size=6)
+    images.images[:] = np.random.default_rng(0).integers(0, 255, images.images.shape)
+    data = Data(source='test', image_size=4)
+
+    def predict(params, crops):
+        return jax.nn.softmax(crops[:, 0, 0, :1] / 255 * jnp.arange(10.0), -1)
+
+    pixels = images.images[..., 0].astype(float)
+    corners = [(0, 0), (0, 2), (2, 0), (2, 2), (1, 1)]
+    firsts = [pixels[:, r, c] for r, c in corners] + [pixels[:, r, c + 3] for r, c in corners]
+    scores = np.stack([first[:, None] / 255 * np.arange(10.0) for first in firsts])
+    softmax = np.exp(scores) / np.exp(scores).sum(-1, keepdims=True)
+    own = softmax.mean(0)[np.arange(5), images.labels]
+    mesh = meshes.make('data:1')
+    with jax.set_mesh(mesh):
+        errors = evaluate(predict, {}, images, zero_mean(6), data, Evaluation(batch_size=2, crops='ten'), 'ten', mesh)
+    assert errors.loss == pytest.approx(-np.log(own).mean(), rel=1e-5)

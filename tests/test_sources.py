@@ -1,0 +1,241 @@
+"""Sources are tested on small data sets in the format of TFDS, written here, and on the real ones where they are."""
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow_datasets as tfds
+from array_record.python.array_record_module import ArrayRecordWriter
+from PIL import Image
+from tensorflow_datasets.proto import tf_example_pb2
+
+from lib.data import sources
+from lib.experiment import Data, UsageError
+
+IMAGENETTE = {0, 217, 482, 491, 497, 566, 569, 571, 574, 701}
+
+
+def encode(image, file_format='PNG'):
+    file = io.BytesIO()
+    Image.fromarray(image).save(file, file_format)
+    return file.getvalue()
+
+
+def prepare(root, name, splits, shape, class_names=None, version='1.0.0', file_format='array_record'):
+    """Writes a data set as `tfds build` does. `splits`: {split: [{'image': bytes, 'label': int, 'id': bytes}, ...]}."""
+    directory = Path(root, name, version)
+    directory.mkdir(parents=True)
+    label = tfds.features.ClassLabel(names=class_names) if class_names else tfds.features.ClassLabel(num_classes=10)
+    features = {'image': tfds.features.Image(shape=shape), 'label': label}
+    if 'id' in next(iter(splits.values()))[0]:
+        features['id'] = tfds.features.Text()
+    tfds.features.FeaturesDict(features).save_config(directory)
+    for split, examples in splits.items():
+        path = directory / f'{name.split("/")[0]}-{split}.{file_format}-00000-of-00001'
+        writer = ArrayRecordWriter(str(path), 'group_size:1')
+        for example in examples:
+            message = tf_example_pb2.Example()
+            for key, value in example.items():
+                feature = message.features.feature[key]
+                if isinstance(value, bytes):
+                    feature.bytes_list.value.append(value)
+                else:
+                    feature.int64_list.value.append(value)
+            writer.write(message.SerializeToString())
+        writer.close()
+    info = {'name': name.split('/')[0], 'version': version, 'fileFormat': file_format, 'splits': [
+        {'name': split, 'shardLengths': [str(len(examples))], 'numBytes': '1',
+         'filepathTemplate': '{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_X_OF_Y}'} for split, examples in splits.items()]}
+    (directory / 'dataset_info.json').write_text(json.dumps(info))
+
+
+def grey(value, shape=(4, 4, 3)):
+    return encode(np.full(shape, value, np.uint8))
+
+
+@pytest.fixture
+def shuffled(tmp_path):
+    """A data directory with 'toy': image i has the value i and the id train_i, and lies in another place."""
+    order = [7, 2, 11, 0, 4, 9, 1, 10, 3, 8, 6, 5]
+    prepare(tmp_path, 'toy', {
+        'train': [{'image': grey(i), 'label': i % 10, 'id': f'train_{i}'.encode()} for i in order],
+        'test': [{'image': grey(99), 'label': 3, 'id': b'test_0'}]}, (4, 4, 3))
+    return tmp_path
+
+
+def load(root, cache, source='toy', **changes):
+    data = Data(source, **{'image_size': 4, 'train_split': 'train', 'validation_split': 'test'} | changes)
+    return sources.load(data, root and str(root), cache)
+
+
+def test_splits_count_in_the_order_of_the_ids(shuffled, tmp_path):
+    train, validation = load(shuffled, tmp_path, train_split='train[:8]', validation_split='train[8:11]')
+    assert train.images[:, 0, 0, 0].tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert train.labels.tolist() == [0, 1, 2, 3, 4, 5, 6, 7]
+    assert validation.images[:, 3, 3, 2].tolist() == [8, 9, 10]
+    assert (train.name, len(train)) == ('toy 1.0.0 train[:8]', 8)
+    assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int32)
+
+
+def test_without_ids_the_order_is_that_of_the_files(tmp_path):
+    prepare(tmp_path, 'toy', {'train': [{'image': grey(v), 'label': v} for v in (5, 3, 8)]}, (4, 4, 3))
+    train, validation = load(tmp_path, tmp_path, train_split='train[:2]', validation_split='train[2:]')
+    assert train.images[:, 0, 0, 0].tolist() == [5, 3]
+    assert validation.labels.tolist() == [8]
+
+
+def test_the_newest_version_is_read_unless_one_is_named(tmp_path):
+    for version, value in (('9.0.0', 9), ('10.0.0', 10)):
+        prepare(tmp_path, 'toy', {'train': [{'image': grey(value), 'label': 0}]}, (4, 4, 3), version=version)
+    newest, _ = load(tmp_path, tmp_path, validation_split='train')
+    named, _ = load(tmp_path, tmp_path, 'toy:9.0.0', validation_split='train')
+    assert (newest.name, newest.images.max()) == ('toy 10.0.0 train', 10)
+    assert (named.name, named.images.max()) == ('toy 9.0.0 train', 9)
+
+
+def test_the_directory_of_the_environment_is_the_default(shuffled, tmp_path, monkeypatch):
+    monkeypatch.setenv('TFDS_DATA_DIR', str(shuffled))
+    assert len(load(None, tmp_path)[0]) == 12
+
+
+def test_grey_images_get_three_equal_channels(tmp_path):
+    image = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    prepare(tmp_path, 'toy', {'train': [{'image': encode(image), 'label': 0}]}, (4, 4, 1))
+    train, _ = load(tmp_path, tmp_path, validation_split='train')
+    np.testing.assert_array_equal(train.images[0], np.stack([image] * 3, axis=2))
+
+
+def test_photographs_of_all_sizes_become_squares_and_their_classes_imagenet_s(tmp_path):
+    examples = [{'image': encode(np.full(shape, 80, np.uint8), 'JPEG'), 'label': label}
+                for shape, label in (((30, 50, 3), 1), ((64, 20, 3), 0), ((17, 17, 3), 1))]
+    prepare(tmp_path, 'photographs', {'train': examples}, (None, None, 3), ['n02102040', 'n01443537'])
+    train, _ = load(tmp_path, tmp_path, 'photographs', resize=16, validation_split='train')
+    assert train.images.shape == (3, 16, 16, 3)
+    assert np.abs(train.images.astype(int) - 80).max() <= 1
+    assert train.labels.tolist() == [1, 217, 1]
+    assert len(train.class_names) == 1000
+    assert train.class_names[217] == 'n02102040'
+
+
+def test_other_class_names_stay_as_they_are(tmp_path):
+    prepare(tmp_path, 'toy', {'train': [{'image': grey(1), 'label': 1}]}, (4, 4, 3), ['ship', 'n02102040'])
+    train, _ = load(tmp_path, tmp_path, validation_split='train')
+    assert train.class_names == ('ship', 'n02102040')
+    assert train.labels.tolist() == [1]
+
+
+def test_a_data_set_of_the_same_name_but_other_size_is_decoded_anew(tmp_path):
+    for root, values in (('a', (1, 2)), ('b', (3, 4, 5))):
+        prepare(tmp_path / root, 'toy', {'train': [{'image': grey(v), 'label': 0} for v in values]}, (4, 4, 3))
+    load(tmp_path / 'a', tmp_path, validation_split='train')
+    train, _ = load(tmp_path / 'b', tmp_path, validation_split='train')
+    assert train.images[:, 0, 0, 0].tolist() == [3, 4, 5]
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'validation_split': 'validation'}, ["no split 'validation'", 'train, test', '--set data.validation_split=test']),
+    ({'train_split': 'train[:50%]'}, ['data.train_split=train[:50%]', 'whole numbers']),
+    ({'train_split': 'train[5:5]'}, ['data.train_split=train[5:5] is empty']),
+    ({'train_split': 'train[:13]'}, ['data.train_split=train[:13]', 'beyond the 12']),
+    ({'resize': 0}, ['data.resize=0']),
+    ({'image_size': 5}, ['data.image_size=5', 'data.resize']),
+    ({'source': 'other'}, ['other is not prepared in', 'requirements-prepare.txt', '`tfds build other --data_dir=',
+                           '--file_format=array_record`']),
+    ({'source': 'toy:2.0.0'}, ['toy:2.0.0 is not prepared in']),
+    ({'source': 'imagenet2012'}, ['--manual_dir=DIR`', 'ILSVRC2012_img_train.tar'])])
+def test_a_mistake_is_answered_by_one_sentence_before_anything_is_decoded(shuffled, tmp_path, changes, words):
+    with pytest.raises(UsageError) as error:
+        load(shuffled, tmp_path / 'cache', **changes)
+    assert all(word in str(error.value) for word in words), error.value
+    assert '\n' not in str(error.value)
+    assert not (tmp_path / 'cache').exists()
+
+
+def test_photographs_need_a_size(tmp_path):
+    prepare(tmp_path, 'toy', {'train': [{'image': grey(1), 'label': 0}]}, (None, None, 3))
+    with pytest.raises(UsageError, match='--set data.resize=256'):
+        load(tmp_path, tmp_path, validation_split='train')
+
+
+def test_tfrecord_is_named_with_the_way_out(tmp_path):
+    prepare(tmp_path, 'toy', {'train': [{'image': grey(1), 'label': 0}]}, (4, 4, 3), file_format='tfrecord')
+    with pytest.raises(UsageError, match='tfrecord format.*--overwrite'):
+        load(tmp_path, tmp_path, validation_split='train')
+
+
+def test_examples_without_labels_are_refused(tmp_path):
+    prepare(tmp_path, 'toy', {'test': [{'image': grey(1), 'label': -1}]}, (4, 4, 3))
+    with pytest.raises(UsageError, match='toy 1.0.0 test has no labels'):
+        load(tmp_path, tmp_path, train_split='test')
+
+
+def test_a_broken_image_is_named(tmp_path):
+    examples = [{'image': grey(1), 'label': 0, 'id': b'train_0'},
+                {'image': grey(2)[:-30], 'label': 0, 'id': b'train_1'}]
+    prepare(tmp_path, 'toy', {'train': examples}, (4, 4, 3))
+    with pytest.raises(UsageError, match=r'Example 1 of toy 1.0.0 train \(train_1\) is not a readable image'):
+        load(tmp_path, tmp_path, validation_split='train')
+
+
+def test_the_digits(tmp_path):
+    train, validation = load(None, tmp_path, 'digits', image_size=8, validation_split='validation')
+    assert (len(train), len(validation)) == (1437, 360)
+    assert train.images.shape == (1437, 8, 8, 3)
+    assert (train.images.min(), train.images.max()) == (0, 255)
+    assert set(np.unique(train.images)) == set(np.rint(np.arange(17) * 255 / 16).astype(int))
+    both = np.concatenate([train.images, validation.images])
+    assert len(np.unique(both.reshape(1797, -1), axis=0)) == 1797      # no digit is in both, none is lost
+    assert np.bincount(np.concatenate([train.labels, validation.labels])).tolist() == [
+        178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
+    assert train.class_names == tuple('0123456789')
+    again, _ = load(None, tmp_path, 'digits', image_size=8, validation_split='validation')
+    np.testing.assert_array_equal(again.images, train.images)
+
+
+def test_the_digits_enlarged(tmp_path):
+    data = {'image_size': 20, 'resize': 24, 'validation_split': 'validation[:10]'}
+    train, validation = load(None, tmp_path, 'digits', **data)
+    assert train.images.shape == (1437, 24, 24, 3)
+    assert (validation.name, len(validation)) == ('digits validation[:10]', 10)
+
+
+def test_tensorflow_is_not_imported(shuffled, tmp_path):
+    """In a process where importing it fails even if it is installed, and whoever catches that is found out."""
+    trap = tmp_path / 'trap' / 'tensorflow'
+    trap.mkdir(parents=True)
+    (trap / '__init__.py').write_text('import os\nos._exit(7)\n')
+    code = ('import sys; from pathlib import Path; from lib.data import sources; from lib.experiment import Data\n'
+            'train, _ = sources.load(Data("toy", 4, validation_split="test"), sys.argv[1], Path(sys.argv[2]))\n'
+            'assert len(train) == 12 and "tensorflow" not in sys.modules')
+    root = Path(__file__).parent.parent
+    environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(trap.parent), str(root)])}
+    result = subprocess.run([sys.executable, '-c', code, str(shuffled), str(tmp_path / 'cache')], env=environment,
+                            capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr or 'tensorflow was imported'
+
+
+@pytest.mark.slow
+def test_cifar_10(data_dir, tmp_path):
+    splits = {'image_size': 32, 'validation_split': 'test[:100]'}
+    train, _ = load(data_dir, tmp_path, 'cifar10', **splits)
+    means = train.images.mean(axis=(0, 1, 2), dtype=np.float64)
+    np.testing.assert_allclose(means, [125.307, 122.950, 113.865], atol=5e-4)
+    assert train.labels[:5].tolist() == [6, 9, 9, 4, 1]                 # as data_batch_1 begins
+    start = time.monotonic()
+    again, _ = load(data_dir, tmp_path, 'cifar10', **splits)
+    assert time.monotonic() - start < 5                                 # decoding takes longer; this takes 0.7 s
+    np.testing.assert_array_equal(again.images, train.images)
+
+
+def test_imagenette(data_dir, tmp_path):
+    _, validation = load(data_dir, tmp_path, 'imagenette/160px-v2', resize=64, train_split='validation',
+                         validation_split='validation')
+    assert set(validation.labels.tolist()) == IMAGENETTE
+    assert np.unique(validation.labels, return_counts=True)[1].tolist() == [100] * 10
+    assert validation.images.shape == (1000, 64, 64, 3)
+    assert {validation.class_names[label] for label in (0, 217, 701)} == {'n01440764', 'n02102040', 'n03888257'}

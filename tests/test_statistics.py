@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+
+from lib.data import statistics
+from lib.data.sources import Split
+from lib.experiment import Data, UsageError
+
+DATA = Data('toy', 4)
+
+
+def split(images, name='toy 1.0.0 train'):
+    return Split(name, images, np.zeros(len(images), np.int32), ('a',))
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (37, 5, 5, 3), dtype=np.uint8)
+
+
+def test_the_mean_image_by_hand(tmp_path):
+    images = np.zeros((3, 2, 2, 3), np.uint8)
+    images[:, 0, 0] = [[3, 0, 0], [6, 0, 0], [255, 0, 0]]
+    images[:, 1, 0, 2] = [1, 2, 2]
+    mean = statistics.compute(split(images), DATA, tmp_path).mean
+    expected = np.zeros((2, 2, 3))
+    expected[0, 0] = [88, 0, 0]
+    expected[1, 0, 2] = 5 / 3
+    np.testing.assert_allclose(mean, expected, rtol=1e-6)
+    assert mean.dtype == np.float32
+
+
+def test_one_mean_a_channel(tmp_path, images):
+    mean = statistics.compute(split(images), Data('toy', 4, mean='channel'), tmp_path).mean
+    np.testing.assert_allclose(mean, np.broadcast_to(images.mean(axis=(0, 1, 2)), (5, 5, 3)), rtol=1e-6)
+
+
+def test_the_colours_are_those_of_the_covariance_over_all_pixels(tmp_path, images):
+    images[..., 1] = images[..., 0] // 2 + images[..., 1] // 4
+    found = statistics.compute(split(images), DATA, tmp_path)
+    covariance = np.cov(images.reshape(-1, 3).T.astype(float), bias=True)
+    assert found.eigenvalues[0] > found.eigenvalues[1] > found.eigenvalues[2] > 0
+    vectors = found.eigenvectors
+    np.testing.assert_allclose(vectors @ np.diag(found.eigenvalues) @ vectors.T, covariance, rtol=1e-4, atol=1e-2)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(3), atol=1e-6)
+    assert (vectors[np.abs(vectors).argmax(axis=0), range(3)] > 0).all()
+
+
+def test_known_colours(tmp_path):
+    """Pixels that vary by 30 along red, by 20 along (0, 1, 1) and not at all along (0, 1, -1)."""
+    images = np.full((4, 1, 1, 3), 100, np.uint8)
+    images[:, 0, 0, 0] += np.array([30, 30, 0, 0], np.uint8)
+    images[:, 0, 0, 1:] += np.array([20, 0, 20, 0], np.uint8)[:, None]
+    found = statistics.compute(split(images), DATA, tmp_path)
+    np.testing.assert_allclose(found.eigenvalues, [15**2, 2 * 10**2, 0], atol=1e-3)
+    np.testing.assert_allclose(found.eigenvectors[:, 0], [1, 0, 0], atol=1e-6)
+    np.testing.assert_allclose(found.eigenvectors[:, 1], [0, 0.5**0.5, 0.5**0.5], atol=1e-6)
+
+
+def test_chunks_change_nothing(tmp_path, images, monkeypatch):
+    whole = statistics.compute(split(images), DATA, tmp_path / 'a')
+    monkeypatch.setattr(statistics, 'CHUNK_BYTES', 5 * images[0].nbytes)
+    for left, right in zip(whole, statistics.compute(split(images), DATA, tmp_path / 'b')):
+        np.testing.assert_allclose(left, right, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def computations(monkeypatch):
+    calls = []
+    original = statistics._compute
+    monkeypatch.setattr(statistics, '_compute', lambda train: calls.append(train) or original(train))
+    return calls
+
+
+def test_the_result_is_kept_for_the_same_images_only(tmp_path, images, computations):
+    first = statistics.compute(split(images), DATA, tmp_path)
+    second = statistics.compute(split(images), DATA, tmp_path)
+    assert len(computations) == 1
+    for left, right in zip(first, second):
+        np.testing.assert_array_equal(left, right)
+    statistics.compute(split(images, 'other 1.0.0 train'), DATA, tmp_path)
+    statistics.compute(split(images[:-1]), DATA, tmp_path)
+    changed = images.copy()
+    changed[-1, 0, 0, 0] ^= 1
+    statistics.compute(split(changed), DATA, tmp_path)
+    assert len(computations) == 4
+
+
+@pytest.mark.parametrize('damage', ['flip', 'cut', 'replace'])
+def test_a_damaged_file_is_computed_again_and_said_so(tmp_path, images, computations, capsys, damage):
+    first = statistics.compute(split(images), DATA, tmp_path)
+    path, = (tmp_path / 'statistics').iterdir()
+    if damage == 'flip':
+        content = bytearray(path.read_bytes())
+        content[content.index(b'mean.npy') + 300] ^= 1
+        path.write_bytes(content)
+    elif damage == 'cut':
+        path.write_bytes(path.read_bytes()[:-50])
+    else:
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, **arrays | {'eigenvalues': arrays['eigenvalues'] + 1})
+    again = statistics.compute(split(images), DATA, tmp_path)
+    assert len(computations) == 2
+    assert capsys.readouterr().err.count('is damaged') == 1
+    np.testing.assert_array_equal(again.eigenvalues, first.eigenvalues)
+    statistics.compute(split(images), DATA, tmp_path)
+    assert len(computations) == 2
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path, images):
+    (tmp_path / 'statistics').touch()
+    with pytest.raises(UsageError, match='choose another cache directory'):
+        statistics.compute(split(images), DATA, tmp_path)

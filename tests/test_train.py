@@ -1,0 +1,128 @@
+"""The loop: interrupted anywhere and continued, it ends with the same bits; it stops where it is told to."""
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from lib import checkpoint
+from lib import mesh as meshes
+from lib.data import statistics
+from lib.data.sources import Split
+from lib.experiment import Checkpoint, Data, Evaluation, Experiment, Optimizer, UsageError
+from lib.train import Interrupted, fit
+from reproductions.alexnet.model import Model, build
+
+EXPERIMENT = Experiment(
+    summary='', source='', published='',
+    model=Model(classes=3, widths=(4, 4, 4, 4, 4), fc_width=8, init='scaled', bias_init=0.1),
+    data=Data(source='test', image_size=48, random_crop=True, reflect=True, color_noise=0.1),
+    optimizer=Optimizer(learning_rate=0.001, weight_decay=0.0005, schedule='steps', drop_epochs=(2,)),
+    batch_size=4, epochs=3, evaluation=Evaluation(batch_size=8, crops='ten'))
+
+
+def split(n: int, seed: int) -> Split:
+    random = np.random.default_rng(seed)
+    return Split('test', random.integers(0, 255, (n, 52, 52, 3), np.uint8), random.integers(0, 3, n).astype(np.int32),
+                 ('a', 'b', 'c'))
+
+
+def train(workdir, experiment=EXPERIMENT, stop=lambda: False, mesh='data:1'):
+    workdir.mkdir(exist_ok=True)
+    facts = statistics.compute(split(10, 0), experiment.data, workdir / 'cache')
+    console = Console(quiet=True)
+    return fit(build(experiment), experiment, split(10, 0), split(7, 1), facts, meshes.make(mesh), workdir, console, stop)
+
+
+def stop_after(calls: int):
+    """A stop that becomes true at its `calls`-th question, wherever in the loop that is asked."""
+    left = [calls]
+
+    def stop():
+        left[0] -= 1
+        return left[0] < 0
+    return stop
+
+
+def same(one, other):
+    jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path):
+    whole = train(tmp_path / 'whole')
+    assert whole.step == 8 and whole.epoch == pytest.approx(3.2)    # ceil(3 * 10 / 4) steps of 4
+    stops = 0
+    while True:
+        try:
+            pieces = train(tmp_path / 'pieces', stop=stop_after(2))
+            break
+        except Interrupted:
+            stops += 1
+    assert stops > 5
+    same(whole, pieces)
+    assert [(e['step'], e['top1'], e['loss']) for e in pieces.evaluations] == \
+        [(e['step'], e['top1'], e['loss']) for e in whole.evaluations]
+    assert pieces.errors == whole.errors
+
+
+def test_crops_and_dropout_change_from_step_to_step_and_with_the_seed(tmp_path):
+    first = train(tmp_path / 'a')
+    same(first, train(tmp_path / 'b'))
+    other = train(tmp_path / 'c', dataclasses.replace(EXPERIMENT, seed=1))
+    assert not np.array_equal(first.params['fc8']['kernel'], other.params['fc8']['kernel'])
+
+
+def test_errors_are_of_every_example_under_both_protocols(tmp_path):
+    outcome = train(tmp_path / 'run')
+    assert [(e['protocol'], e['seen'], e['split']) for e in outcome.errors] == \
+        [('ten', 7, 'validation'), ('centre', 7, 'validation')]
+    assert [e['step'] for e in outcome.evaluations] == [0, 3, 5, 8]     # epochs 0 to 3
+
+
+def test_steps_end_a_run_early_and_can_be_taken_back(tmp_path):
+    short = train(tmp_path / 'run', dataclasses.replace(EXPERIMENT, steps=2))
+    assert short.step == 2 and short.errors[-1]['step'] == 2
+    continued = train(tmp_path / 'run')
+    assert continued.step == 8
+    same(continued, train(tmp_path / 'whole'))
+
+
+def test_training_ends_below_the_stated_error(tmp_path):
+    easy = dataclasses.replace(EXPERIMENT, evaluation=Evaluation(split='train', batch_size=8, stop_below=101.0))
+    outcome = train(tmp_path / 'run', easy)
+    assert outcome.step == 0 and outcome.errors[0]['split'] == 'train' and outcome.errors[0]['seen'] == 10
+
+
+def test_named_epochs_the_best_and_the_latest_stay(tmp_path):
+    whole = train(tmp_path / 'run', dataclasses.replace(EXPERIMENT, checkpoint=Checkpoint(keep=(1,))))
+    kept = {int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir()}
+    assert {3, 8} <= kept
+    assert checkpoint.read(tmp_path / 'run' / 'checkpoints' / '00000003').keys() == whole.params.keys()
+
+
+def test_metrics_are_appended_for_every_step_and_evaluation(tmp_path):
+    train(tmp_path / 'run')
+    rows = [json.loads(line) for line in (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()]
+    assert [row['step'] for row in rows if row['kind'] == 'train'] == [3, 5, 8]
+    assert [row['learning_rate'] for row in rows if row['kind'] == 'train'] == pytest.approx([1e-3, 1e-3, 1e-4])
+    assert [(row['step'], row['protocol']) for row in rows if row['kind'] == 'evaluation'] == [
+        (0, 'centre'), (3, 'centre'), (5, 'centre'), (8, 'centre'), (8, 'ten')]
+
+
+def test_a_diverged_training_says_so(tmp_path):
+    wild = dataclasses.replace(EXPERIMENT, optimizer=Optimizer(learning_rate=1e30))
+    with pytest.raises(UsageError, match='smaller --set optimizer.learning_rate'):
+        train(tmp_path / 'run', wild)
+
+
+def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
+    with pytest.raises(UsageError, match='does not divide batch_size=4'):
+        train(tmp_path / 'run', mesh='data:3')
+
+
+def test_two_devices_train_as_one(tmp_path):
+    one, two = train(tmp_path / 'one'), train(tmp_path / 'two', mesh='data:2,model:2')
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), jax.device_get(one.params),
+                 jax.device_get(two.params))
