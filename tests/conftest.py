@@ -1,7 +1,16 @@
-"""What several test files ask for."""
+"""What several test files ask for. All tests of a session share eight CPU devices and a cache of compiled programs."""
 import os
 
+import jax
 import pytest
+
+from launch import cli
+
+os.environ['NPROC'] = '10'      # threads of XLA:CPU's pool; a device that waits for another blocks one
+jax.config.update('jax_num_cpu_devices', 8)
+jax.config.update('jax_disable_most_optimizations', True)       # compiling is most of the time of these tests
+jax.config.update('jax_compilation_cache_dir', str(cli.CACHE / 'xla-tests'))
+jax.devices()
 
 
 @pytest.fixture

@@ -82,11 +82,11 @@ def test_training_reads_ahead_in_a_thread_that_ends():
     toy = watched()
     stream = batches.training(toy, 0, 4, 0)
     next(stream)
-    for _ in range(1 + batches.AHEAD):
+    for _ in range(3):
         assert toy.images.read.acquire(timeout=10)
     assert any(thread.name.startswith('batches') for thread in threading.enumerate())
     stream.close()
-    assert toy.images.reads == 1 + batches.AHEAD
+    assert toy.images.reads == 3
     assert not any(thread.name.startswith('batches') for thread in threading.enumerate())
 
 
@@ -108,6 +108,7 @@ def test_evaluation_gives_each_example_once_and_in_order(size, batch_size, examp
         assert images.shape == (batch_size, 2, 2, 3) and labels.shape == mask.shape == (batch_size,)
         assert mask.dtype == bool
         np.testing.assert_array_equal(images[:, 1, 1, 2], labels)
+        assert set(labels[~mask]) <= {seen - 1}
     assert np.concatenate([labels[mask] for _, labels, mask in found]).tolist() == list(range(seen))
 
 

@@ -80,7 +80,8 @@ def test_a_flipped_byte_is_found_and_its_chunk_decoded_again(tmp_path):
     assert sorted(seen) == list(range(2 * packed.CHUNK, EXAMPLES))
 
 
-def test_an_array_cut_off_is_decoded_again(tmp_path):
+def test_an_array_cut_off_is_decoded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(packed, 'IN_MEMORY', 0)                 # no checksum finds the loss
     pack(tmp_path)
     content = (tmp_path / 'images.npy').read_bytes()
     (tmp_path / 'images.npy').write_bytes(content[:-1])
@@ -88,10 +89,11 @@ def test_an_array_cut_off_is_decoded_again(tmp_path):
 
 
 def test_the_images_are_mapped_from_disk_and_read_only(tmp_path):
-    images, _ = pack(tmp_path)
-    assert isinstance(images, np.memmap)
-    with pytest.raises(ValueError):
-        images[0] = 0
+    for _ in range(2):
+        images, _ = pack(tmp_path)
+        assert isinstance(images, np.memmap)
+        with pytest.raises(ValueError):
+            images[0] = 0
 
 
 def test_a_disk_too_small_is_found_before_decoding(tmp_path, monkeypatch):

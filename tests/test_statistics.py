@@ -77,12 +77,13 @@ def test_the_result_is_kept_for_the_same_images_only(tmp_path, images, computati
     assert len(computations) == 1
     for left, right in zip(first, second):
         np.testing.assert_array_equal(left, right)
-    statistics.compute(split(images, 'other 1.0.0 train'), DATA, tmp_path)
+    statistics.compute(split(images, 'toy 1.0.0: train'), DATA, tmp_path)
+    statistics.compute(split(images.reshape(37, 25, 1, 3)), DATA, tmp_path)
     statistics.compute(split(images[:-1]), DATA, tmp_path)
     changed = images.copy()
     changed[-1, 0, 0, 0] ^= 1
     statistics.compute(split(changed), DATA, tmp_path)
-    assert len(computations) == 4
+    assert len(computations) == 5
 
 
 @pytest.mark.parametrize('damage', ['flip', 'cut', 'replace'])

@@ -28,9 +28,7 @@ def indices(seed: int, step: int, examples: int, batch_size: int) -> np.ndarray:
 
 @functools.lru_cache(maxsize=2)
 def _permutation(seed: int, epoch: int, examples: int) -> np.ndarray:
-    order = np.random.Generator(np.random.PCG64([seed % 2**64, epoch])).permutation(examples)
-    order.flags.writeable = False
-    return order
+    return np.random.Generator(np.random.PCG64([seed % 2**64, epoch])).permutation(examples)
 
 
 def training(split: Split, seed: int, batch_size: int,
@@ -45,12 +43,9 @@ def training(split: Split, seed: int, batch_size: int,
 
     with ThreadPoolExecutor(1, 'batches') as reader:
         ahead = collections.deque(reader.submit(read, first_step + k) for k in range(AHEAD))
-        try:
-            for step in itertools.count(first_step + AHEAD):
-                ahead.append(reader.submit(read, step))
-                yield ahead.popleft().result()
-        finally:
-            reader.shutdown(cancel_futures=True)
+        for step in itertools.count(first_step + AHEAD):
+            ahead.append(reader.submit(read, step))
+            yield ahead.popleft().result()
 
 
 def evaluation(split: Split, batch_size: int,

@@ -120,12 +120,20 @@ class _Prepared:
     def _reader(self, split: str) -> packed.Reader:
         source = self.builder.as_data_source(split=split, decoders=self.decoders)
         order = list(range(len(source)))
+
+        def fetch(positions: list[int]) -> list[dict[str, Any]]:
+            try:
+                return source.__getitems__(positions)
+            except Exception as error:      # of many kinds, for a file that is missing, cut off or damaged
+                raise UsageError(f'The files of {self.name} {split} cannot be read ({error}): prepare the data set '
+                                 f'again.') from error
+
         if 'id' in self.builder.info.features:
-            ids = [example['id'] for example in source]
+            ids = [fetch([position])[0]['id'] for position in order]
             order.sort(key=lambda position: (len(ids[position]), ids[position]))
 
         def read(examples: range) -> list[packed.Record]:
-            found = source.__getitems__([order[example] for example in examples])
+            found = fetch([order[example] for example in examples])
             return [packed.Record(self._describe(split, number, example), example['image'], int(example['label']))
                     for number, example in zip(examples, found)]
         return read

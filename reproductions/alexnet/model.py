@@ -29,6 +29,7 @@ class Model:
     dropout: float = 0.5                # of fc6 and fc7
     init: Literal['normal', 'scaled'] = 'normal'    # N(0, 0.01^2), or N(0, 2 / fan-in)
     bias_init: float = 1.0              # of conv2, conv4, conv5, fc6 and fc7; 0 in the rest
+    without: Literal['none', 'conv3', 'conv4', 'conv5'] = 'none'    # a middle layer that is left out
 
 
 class AlexNet(nnx.Module):
@@ -41,13 +42,17 @@ class AlexNet(nnx.Module):
         self.model = model
         self.conv1 = Conv(3, w1, 11, stride=4, init=init, rngs=rngs)    # 224 -> 55, overhanging by 3 pixels
         self.conv2 = Conv(w1, w2, 5, padding=2, groups=groups, init=init, bias=ones, rngs=rngs)
-        self.conv3 = Conv(w2, w3, 3, padding=1, init=init, rngs=rngs)
-        self.conv4 = Conv(w3, w4, 3, padding=1, groups=groups, init=init, bias=ones, rngs=rngs)
-        self.conv5 = Conv(w4, w5, 3, padding=1, groups=groups, init=init, bias=ones, rngs=rngs)
+        maps = w2
+        if model.without != 'conv3':
+            self.conv3 = Conv(maps, maps := w3, 3, padding=1, init=init, rngs=rngs)
+        if model.without != 'conv4':
+            self.conv4 = Conv(maps, maps := w4, 3, padding=1, groups=groups, init=init, bias=ones, rngs=rngs)
+        if model.without != 'conv5':
+            self.conv5 = Conv(maps, maps := w5, 3, padding=1, groups=groups, init=init, bias=ones, rngs=rngs)
         side = layers.output_size(image_size, 11, 4)
         for _ in range(3):
             side = layers.output_size(side, model.pool_size, 2)
-        self.fc6 = Linear(side * side * w5, model.fc_width, init=init, bias=ones, rngs=rngs)
+        self.fc6 = Linear(side * side * maps, model.fc_width, init=init, bias=ones, rngs=rngs)
         self.fc7 = Linear(model.fc_width, model.fc_width, init=init, bias=ones, rngs=rngs)
         self.fc8 = Linear(model.fc_width, model.classes, init=init, rngs=rngs)
 
@@ -56,9 +61,10 @@ class AlexNet(nnx.Module):
         key6, key7 = (None, None) if key is None else jax.random.split(key)
         x = self._pool(self._norm(self._act(self.conv1(x))))
         x = self._pool(self._norm(self._act(self.conv2(x))))
-        x = self._act(self.conv3(x))
-        x = self._act(self.conv4(x))
-        x = self._pool(self._act(self.conv5(x)))
+        for name in ('conv3', 'conv4', 'conv5'):
+            if name != self.model.without:
+                x = self._act(getattr(self, name)(x))
+        x = self._pool(x)
         x = dropout(self._act(self.fc6(x)), self.model.dropout, key6)
         x = dropout(self._act(self.fc7(x)), self.model.dropout, key7)
         return self.fc8(x)
