@@ -2,6 +2,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import json
 import math
 import os
@@ -11,6 +12,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -19,7 +21,6 @@ from typing import Any
 import jax
 from absl import app, flags, logging
 from rich.console import Console
-from rich.table import Table
 
 from lib import figures, report
 from lib import mesh as meshes
@@ -60,7 +61,7 @@ def main(paper: Paper) -> None:
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parser with the exit codes of other programs: 0 after --help, 2 after a mistake, said in one line."""
     if {'-h', '-help', '--help', '--helpshort', '--helpfull'} & set(argv[1:]):
-        app.usage(shorthelp='--helpfull' not in argv, writeto_stdout=True)
+        print(sys.modules['__main__'].__doc__, FLAGS.main_module_help(), FLAGS.module_help(__name__), sep='\n')
         sys.exit(0)
     try:
         rest = FLAGS(argv)
@@ -91,10 +92,9 @@ def _guarded(action: Callable[[], None]) -> None:
 
 
 def _list(paper: Paper) -> None:
-    table = Table('experiment', 'what it is', 'reproduces', box=None, pad_edge=False)
+    width = max(map(len, paper.experiments)) + 2
     for name, experiment in paper.experiments.items():
-        table.add_row(name, experiment.summary, experiment.source)
-    console.print(table)
+        console.print(f'{name:{width}}{experiment.summary} ({experiment.source})', markup=False, soft_wrap=True)
 
 
 def choose(paper: Paper, name: str, assignments: list[str]) -> Experiment | Comparison:
@@ -120,14 +120,19 @@ def run(paper: Paper) -> None:
     first = chosen.base if isinstance(chosen, Comparison) else chosen
     differences = diff(first, _first(paper.experiments[first.published]))
     workdir = Path(FLAGS.workdir or Path('runs') / f'{paper.name}-{FLAGS.experiment}').expanduser().absolute()
-    claim(workdir, {'paper': paper.name, 'experiment': FLAGS.experiment, 'fields': fields(first)})
+    identity = json.loads(json.dumps({'paper': paper.name, 'experiment': FLAGS.experiment, 'fields': fields(first)},
+                                     default=repr))
+    check_workdir(workdir, identity)
     mesh = meshes.make(FLAGS.mesh)
-    console.print(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
+    say = functools.partial(console.print, markup=False, soft_wrap=True)
+    say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
+    say('Differs from the published recipe in:' if differences else 'The recipe is as published.')
     for path, (published, ours) in differences.items():
-        console.print(f'  {path}: {ours} (published: {published})')
-    console.print(f'Output goes to {workdir}')
+        say(f'  {path}: {ours} (published: {published})')
+    say(f'Output goes to {workdir}')
     train, validation = sources.load(first.data, FLAGS.data_dir, CACHE)
     facts = statistics.compute(train, first.data, CACHE)
+    (workdir / 'experiment.json').write_text(json.dumps(identity, indent=1))
     with _stop_on_signal() as stop:
         def go(experiment: Experiment, folder: Path) -> Outcome:
             return fit(paper.build(experiment), experiment, train, validation, facts, mesh, folder, console, stop)
@@ -146,37 +151,39 @@ def run(paper: Paper) -> None:
     report.write(workdir, results)
     report.show(results, paper.tables, console, first.published, workdir)
     committed = report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables)
-    console.print(committed, markup=False, soft_wrap=True)
+    say(committed)
 
 
 def _first(experiment: Experiment | Comparison) -> Experiment:
     return experiment.base if isinstance(experiment, Comparison) else experiment
 
 
-def claim(workdir: Path, identity: dict[str, Any]) -> None:
-    """Makes the workdir and writes down whose it is; a run may be continued by the same experiment only.
+def check_workdir(workdir: Path, identity: dict[str, Any]) -> None:
+    """Makes the workdir if need be, and makes sure that it is empty or holds a run of the same experiment.
 
     Raises:
       UsageError: if it cannot be written, or holds another experiment or something else.
     """
     path = workdir / 'experiment.json'
-    ours = json.loads(json.dumps(identity, default=repr))
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        if not path.exists():
-            if any(workdir.iterdir()):
-                raise UsageError(f'{workdir} holds other files and no experiment: choose another --workdir.')
-            path.write_text(json.dumps(ours, indent=1))
-        theirs = json.loads(path.read_text())
+        tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise UsageError(f'{workdir} cannot be written ({error.strerror}): choose another --workdir.') from error
-    except json.JSONDecodeError as error:
+    if not any(workdir.iterdir()):
+        return
+    try:
+        theirs = json.loads(path.read_text())
+        others = [f'{key} {theirs[key]}' for key in ('paper', 'experiment') if theirs[key] != identity[key]]
+        mine, kept = identity['fields'], theirs['fields']
+        others = others or [f'{key}={kept.get(key)} (now {mine.get(key)})' for key in kept | mine
+                            if key not in MAY_CHANGE and kept.get(key) != mine.get(key)]
+    except FileNotFoundError as error:
+        raise UsageError(f'{workdir} holds other files and no experiment: choose another --workdir.') from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UsageError(f'{path} is damaged: choose another --workdir.') from error
-    other = [f'{key} {theirs[key]}' for key in ('paper', 'experiment') if theirs[key] != ours[key]] or [
-        f'{key}={theirs["fields"].get(key)} (now {ours["fields"].get(key)})' for key in theirs['fields'] | ours['fields']
-        if key not in MAY_CHANGE and theirs['fields'].get(key) != ours['fields'].get(key)]
-    if other:
-        raise UsageError(f'{workdir} holds another experiment, with {", ".join(other)}: choose another --workdir.')
+    if others:
+        raise UsageError(f'{workdir} holds another experiment, with {", ".join(others)}: choose another --workdir.')
 
 
 @contextlib.contextmanager

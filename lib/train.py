@@ -23,6 +23,7 @@ from lib.experiment import Experiment, UsageError
 from lib.task import Task
 
 LOG_EVERY = 20      # steps between two lines of metrics.jsonl
+CROPS = {'centre': 'one crop', 'ten': 'ten crops'}
 
 
 class Interrupted(Exception):
@@ -37,8 +38,8 @@ class Diverged(UsageError):
     """The loss is no longer a number. `outcome` has what was measured before, and no parameters."""
 
     def __init__(self, loss: float, outcome: 'Outcome'):
-        super().__init__(f'The loss is {loss} at step {outcome.step}: the training has diverged; start again in another '
-                         '--workdir with a smaller --set optimizer.learning_rate.')
+        super().__init__(f'The loss is {loss} at step {outcome.step}: the training has diverged; start again in '
+                         'another --workdir with a smaller --set optimizer.learning_rate.')
         self.outcome = outcome
 
 
@@ -183,15 +184,16 @@ class _Training:
                 losses.append(loss)
                 wrong.append(errors)
                 if self.step % LOG_EVERY == 0 or self.step in judge_at:
-                    self._log_steps(losses, wrong, rate, time.monotonic() - since)
+                    self._log_steps(losses, wrong, rate, since)
                     since, losses, wrong = time.monotonic(), [], []
                 self.bars.advance(self.bar)
         finally:
             ahead.close()
 
-    def _log_steps(self, losses, wrong, rate, seconds):
+    def _log_steps(self, losses, wrong, rate, since):
         images = len(losses) * self.experiment.batch_size
         loss = float(sum(jax.device_get(losses))) / len(losses)
+        seconds = time.monotonic() - since      # after the line above, which waits for the steps
         error = 100 * float(sum(jax.device_get(wrong))) / images
         self._log({'kind': 'train', 'step': self.step, 'epoch': self.epoch, 'loss': loss, 'error': error,
                    'learning_rate': rate, 'images_per_second': images / seconds})
@@ -208,7 +210,7 @@ class _Training:
         return self.step > 0 and record['top1'] < min(before, default=float('inf'))
 
     def _evaluate(self, crops: str) -> dict:
-        bar = self.bars.add_task(f'error, {crops} crop', total=len(self.judged), note='')
+        bar = self.bars.add_task(f'error, {CROPS[crops]}', total=len(self.judged), note='')
 
         def each(seen):
             self.bars.update(bar, completed=seen)
@@ -224,7 +226,7 @@ class _Training:
                   'protocol': crops, 'top1': found.percent(found.top1), 'top5': found.percent(found.top5),
                   'seen': found.seen, 'loss': found.loss}
         self._log({'kind': 'evaluation', **record})
-        self.console.print(f'epoch {self.epoch:6.2f}  step {self.step:7d}  {record["split"]} error, {crops} crop: '
+        self.console.print(f'epoch {self.epoch:6.2f}  step {self.step:7d}  {record["split"]} error, {CROPS[crops]}: '
                            f'top-1 {record["top1"]:.2f} %, top-5 {record["top5"]:.2f} %, loss {record["loss"]:.3f}')
         return record
 

@@ -28,9 +28,7 @@ def test_parameters_of_every_layer_and_in_total():
     assert sum(found.values()) == 60_965_224
 
 
-@pytest.mark.parametrize('name, total', [
-    ('one_tower', 62_378_344), ('one_gpu', 59_798_312), ('no_lrn', 60_965_224), ('cifar_80sec', 145_578), ('cifar_19pct', 89_578),
-    ('cifar_18pct', 89_578), ('cifar_13pct', 1_116_490), ('cifar_11pct', 2_112_970)])
+@pytest.mark.parametrize('name, total', (paper.VARIANT_TOTALS | paper.CIFAR_TOTALS | {'no_lrn': paper.TOTAL}).items())
 def test_parameters_of_variants(name, total):
     assert count(shapes(EXPERIMENTS[name])) == total
 

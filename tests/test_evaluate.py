@@ -42,7 +42,8 @@ def wrong_at(*places):
 def test_each_example_counts_once_whatever_the_batch(n, batch, shape):
     mesh = meshes.make(shape)
     with jax.set_mesh(mesh):
-        errors = evaluate(wrong_at(1, 5, 4), {}, split(n), zero_mean(), DATA, Evaluation(batch_size=batch), 'centre', mesh)
+        errors = evaluate(wrong_at(1, 5, 4), {}, split(n), zero_mean(), DATA, Evaluation(batch_size=batch), 'centre',
+                          mesh)
     assert (errors.top1, errors.top5, errors.seen) == (min(n, 3), min(max(n - 1, 0), 1), n)
 
 

@@ -32,8 +32,8 @@ def split(n: int, seed: int) -> Split:
 def train(workdir, experiment=EXPERIMENT, stop=lambda: False, mesh='data:1'):
     workdir.mkdir(exist_ok=True)
     facts = statistics.compute(split(10, 0), experiment.data, workdir / 'cache')
-    console = Console(quiet=True)
-    return fit(build(experiment), experiment, split(10, 0), split(7, 1), facts, meshes.make(mesh), workdir, console, stop)
+    return fit(build(experiment), experiment, split(10, 0), split(7, 1), facts, meshes.make(mesh), workdir,
+               Console(quiet=True), stop)
 
 
 def stop_after(calls: int):

@@ -1,7 +1,7 @@
 """AlexNet's recipe as published (section 5), its ablations, and cuda-convnet's recipes for CIFAR-10."""
 import dataclasses
 
-from lib.experiment import Arm, Checkpoint, Comparison, Data, Evaluation, Experiment, Optimizer, change
+from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change
 from reproductions.alexnet import cifar
 from reproductions.alexnet.cifar import CifarModel
 from reproductions.alexnet.model import Model
@@ -48,7 +48,7 @@ def cuda_convnet(percent: str, layers: tuple, decay: dict[str, float], epochs: i
                  data: Data = CIFAR_DATA) -> Experiment:
     """One of cuda-convnet's published CIFAR-10 recipes; `decay` by layer."""
     return Experiment(
-        summary=f'CIFAR-10, cuda-convnet\'s layers-{percent}.cfg',
+        summary=f"CIFAR-10, cuda-convnet's layers-{percent}.cfg",
         source=f'cuda-convnet, layers-{percent}',
         published='cifar_' + percent.removeprefix('conv-local-'),
         model=CifarModel(layers),

@@ -1,0 +1,148 @@
+"""The command line as a user types it: what it prints, its exit codes, and that it overwrites nothing."""
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from launch import cli
+from lib import checkpoint
+from lib.experiment import UsageError
+
+ROOT = Path(__file__).parent.parent
+TINY = ['--experiment=quickstart', '--set', 'data.image_size=48', '--set', 'data.resize=52',
+        '--set', 'model.widths=[4,4,4,4,4]', '--set', 'model.fc_width=8', '--set', 'evaluation.examples=20']
+
+
+def command(*flags, cache):
+    environment = os.environ | {'XDG_CACHE_HOME': str(cache), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
+                                'TFDS_DATA_DIR': str(cache / 'none')}
+    return dict(args=[sys.executable, '-m', 'launch.alexnet', *map(str, flags)], cwd=ROOT, env=environment, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def launch(*flags, cache):
+    return subprocess.run(**command(*flags, cache=cache), timeout=300)
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp('cache')
+
+
+def test_list_has_a_line_for_every_experiment(cache):
+    done = launch('--list', cache=cache)
+    assert done.returncode == 0
+    for name, part in [('paper', 'Table 2, 1 CNN'), ('figure1', 'Figure 1'), ('no_lrn', 'section 3.3'),
+                       ('cifar_11pct', 'layers-conv-local-11pct')]:
+        assert any(line.startswith(name + ' ') and part in line for line in done.stdout.splitlines()), name
+
+
+def test_help_exits_with_0(cache):
+    done = launch('--help', cache=cache)
+    assert done.returncode == 0 and '--experiment' in done.stdout and '--workdir' in done.stdout
+
+
+@pytest.mark.parametrize('flags, message', [
+    (['--experimnt=paper'], "Unknown command line flag 'experimnt'"),
+    (['paper'], "'paper' is not a flag"),
+    (['--experiment=alexnet'], 'The experiments are: paper, quickstart'),
+    (['--set', 'model.dropot=0'], 'Did you mean model.dropout'),
+    (['--set', 'epochs=soon'], 'takes a whole number'),
+    (['--mesh=2x2'], 'data:N,model:M'),
+    ([], 'tfds build imagenet2012'),
+    (['--set', 'data.source=cifar10'], 'pip install -r requirements-prepare.txt'),
+    (['--workdir=/proc/nowhere'], 'cannot be written'),
+])
+def test_a_mistake_is_one_sentence_and_exit_code_2(flags, message, tmp_path, cache):
+    done = launch(f'--workdir={tmp_path}/run', *flags, cache=cache)
+    assert done.returncode == 2, done.stderr
+    assert message in done.stderr
+    assert done.stderr.startswith('error: ') and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_workdir_of_another_experiment_or_of_other_files_is_left_alone(tmp_path):
+    ours = {'paper': 'alexnet', 'experiment': 'paper', 'fields': {'epochs': 90, 'model.dropout': 0.5}}
+    run = tmp_path / 'run'
+    cli.check_workdir(run, ours)
+    (run / 'experiment.json').write_text(json.dumps(ours))
+    with pytest.raises(UsageError, match='another experiment, with experiment paper'):
+        cli.check_workdir(run, ours | {'experiment': 'no_lrn'})
+    with pytest.raises(UsageError, match=r'model.dropout=0.5 \(now 0.0\)'):
+        cli.check_workdir(run, ours | {'fields': {'epochs': 90, 'model.dropout': 0.0}})
+    cli.check_workdir(run, ours | {'fields': {'epochs': 5, 'model.dropout': 0.5}})      # a longer or shorter run
+    assert [path.name for path in run.iterdir()] == ['experiment.json']
+    (run / 'experiment.json').write_text('{"paper"')
+    with pytest.raises(UsageError, match='is damaged'):
+        cli.check_workdir(run, ours)
+    (tmp_path / 'thesis').mkdir()
+    (tmp_path / 'thesis' / 'chapter1.tex').write_text('text')
+    with pytest.raises(UsageError, match='holds other files'):
+        cli.check_workdir(tmp_path / 'thesis', ours)
+    assert [path.name for path in (tmp_path / 'thesis').iterdir()] == ['chapter1.tex']
+
+
+@pytest.mark.parametrize('curve, expected', [
+    ([[0, 90.0], [1, 40.0], [2, 20.0]], 1.75), ([[0, 90.0], [1, 25.0], [2, 24.0]], 1.0), ([[0, 90.0], [1, 40.0]], None),
+    ([[0, 90.0], [1, 20.0], [2, 30.0], [3, 10.0]], 65 / 70)])
+def test_epochs_to_a_target_are_read_off_the_straight_line(curve, expected):
+    assert cli.epochs_to(curve, 25.0) == (expected if expected is None else pytest.approx(expected))
+
+
+def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
+    """On two CPU devices, with Ctrl-C in the middle: it continues and ends as a run that was left alone."""
+    flags = [*TINY, '--mesh=data:1,model:2', '--set', 'epochs=4', '--set', 'checkpoint.keep=[1]']
+    whole = launch(*flags, f'--workdir={tmp_path}/whole', cache=cache)
+    assert whole.returncode == 0, whole.stderr
+    results = json.loads((tmp_path / 'whole' / 'results.json').read_text())
+    assert results['experiment'] == 'quickstart' and results['devices'] == 2 and results['steps'] == 180
+    assert {e['protocol']: e['seen'] for e in results['errors']} == {'ten': 20, 'centre': 20}
+    assert 'evaluation.examples' in results['overrides'] and results['differences']['epochs'] == [90, 4]
+    assert 0.1 < results['peak_memory_gib'] < 4 and results['parameters'] > 0 and results['training_loss'] > 0
+    assert 'Table 1' in whole.stdout and 'Table 2' in whole.stdout and 'Other data' in whole.stdout
+    for picture in ('curve.png', 'kernels.png'):
+        assert (tmp_path / 'whole' / picture).stat().st_size > 1000
+
+    interrupted = subprocess.Popen(**command(*flags, f'--workdir={tmp_path}/pieces', cache=cache))
+    deadline = time.monotonic() + 200
+    while not (tmp_path / 'pieces' / 'checkpoints' / '00000045').exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    interrupted.send_signal(signal.SIGINT)
+    out, error = interrupted.communicate(timeout=200)
+    assert interrupted.returncode == 130 and 'Run the same command again' in out, out + error
+    assert not (tmp_path / 'pieces' / 'results.json').exists()
+    continued = launch(*flags, f'--workdir={tmp_path}/pieces', cache=cache)
+    assert continued.returncode == 0 and 'Continuing at step' in continued.stdout, continued.stderr
+    one, other = (checkpoint.read(tmp_path / name / 'checkpoints' / '00000180') for name in ('whole', 'pieces'))
+    for layer in one:
+        for kind in one[layer]:
+            np.testing.assert_array_equal(one[layer][kind], other[layer][kind])
+
+
+def test_training_never_imports_tensorflow(tmp_path, cache):
+    """Nor torch: packages of that name that raise stand first on the path."""
+    for name in ('tensorflow', 'torch'):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / '__init__.py').write_text(f'import os\nos._exit(77)  # {name} was imported\n')
+    asked = command(*TINY, '--set', 'steps=1', f'--workdir={tmp_path}/run', cache=cache)
+    asked['env']['PYTHONPATH'] = str(tmp_path)
+    done = subprocess.run(**asked, timeout=200)
+    assert done.returncode == 0, (done.returncode, done.stderr)
+
+
+@pytest.mark.slow
+def test_the_main_job_reaches_five_percent_within_its_memory(tmp_path, cache):
+    """What `make reproduce` runs."""
+    asked = command('--experiment=quickstart', '--mesh=data:1,model:2', f'--workdir={tmp_path}/run', cache=cache)
+    del asked['env']['JAX_DISABLE_MOST_OPTIMIZATIONS']
+    done = subprocess.run(**asked, timeout=900)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+    assert [e['seen'] for e in results['errors']] == [360, 360]
+    assert all(e['top1'] < 5 for e in results['errors'])
+    assert results['peak_memory_gib'] < 2
