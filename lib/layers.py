@@ -59,7 +59,12 @@ def grouped_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding, g
         raise UsageError(f'--mesh has model:{devices.shape["model"]}, which does not divide the {groups} groups of a '
                          'convolution: choose a divisor.')
     maps = PartitionSpec('data', None, None, 'model')
-    here = functools.partial(_convolve_groups, stride=stride, padding=padding, groups=groups // devices.shape['model'])
+
+    def here(x, kernel):
+        # Said here, the sum of the kernel's gradient over `data` is one collective outside the choice of platform.
+        kernel = lax.pcast(kernel, 'data', to='varying')
+        return _convolve_groups(x, kernel, stride, padding, groups // devices.shape['model'])
+
     return jax.shard_map(here, in_specs=(maps, PartitionSpec(None, None, None, 'model')), out_specs=maps)(x, kernel)
 
 
@@ -144,7 +149,7 @@ def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:
     test time (none is), as AlexNet section 4.2 does."""
     if key is None:
         return x * (1 - rate)
-    return jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0)
+    return mesh.own_maps(jnp.where(jax.random.bernoulli(key, 1 - rate, x.shape), x, 0))
 
 
 def local_response_norm(x: jax.Array, n: int = 5, k: float = 2.0, alpha: float = 1e-4, beta: float = 0.75,
