@@ -84,7 +84,7 @@ def _guarded(action: Callable[[], None]) -> None:
         _fail(str(error))
     except Interrupted as interrupted:
         console.print(f'Interrupted; everything up to step {interrupted.step} is saved. Run the same command again to '
-                      'continue.')
+                      'continue.', soft_wrap=True)
         sys.exit(130)
     except KeyboardInterrupt:
         console.print('Interrupted. Run the same command again to continue.')
@@ -220,11 +220,11 @@ def _compare(comparison: Comparison, workdir: Path, go: Callable[[Experiment, Pa
         rate = experiment.optimizer.learning_rate
         folder = workdir / f'{arm.name}-{rate:g}'
         folder.mkdir(exist_ok=True)
-        console.print(f'{arm.name}, learning rate {rate:g}, at most {limit} epochs: {folder}')
+        console.print(f'{arm.name}, learning rate {rate:g}, at most {limit} epochs: {folder}', soft_wrap=True)
         try:
             outcome = go(experiment, folder)
         except Diverged as diverged:
-            console.print(str(diverged), markup=False)
+            console.print(str(diverged), markup=False, soft_wrap=True)
             outcome = diverged.outcome
         curve = [[e['epoch'], e['top1']] for e in outcome.evaluations]
         reached = epochs_to(curve, target)

@@ -227,7 +227,8 @@ class _Training:
                   'seen': found.seen, 'loss': found.loss}
         self._log({'kind': 'evaluation', **record})
         self.console.print(f'epoch {self.epoch:6.2f}  step {self.step:7d}  {record["split"]} error, {CROPS[crops]}: '
-                           f'top-1 {record["top1"]:.2f} %, top-5 {record["top5"]:.2f} %, loss {record["loss"]:.3f}')
+                           f'top-1 {record["top1"]:.2f} %, top-5 {record["top5"]:.2f} %, loss {record["loss"]:.3f}',
+                           soft_wrap=True)
         return record
 
     def _good_enough(self) -> bool:

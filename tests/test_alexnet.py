@@ -1,5 +1,6 @@
 """AlexNet's counts and sizes as assertions, and its placement on several devices."""
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,8 @@ import pytest
 from flax import nnx
 
 from lib import mesh as meshes
+from lib import train
+from lib.data.statistics import Statistics
 from lib.experiment import Comparison, UsageError, change
 from reproductions.alexnet import paper
 from reproductions.alexnet.experiments import EXPERIMENTS, PAPER
@@ -125,6 +128,40 @@ def test_placement_changes_nothing(shape):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-10, atol=1e-12), alone, together)
         if mesh.shape['model'] == 2:
             assert together['conv2']['kernel'].sharding.shard_shape((5, 5, 4, 16)) == (5, 5, 4, 8)
+
+
+def collectives(shape: str) -> list[tuple[str, str]]:
+    """(operation, shape of the result) of every collective in the compiled training step on batches of 8."""
+    experiment, mesh = dataclasses.replace(small(PAPER), batch_size=8), meshes.make(shape)
+    task = build(experiment)
+    with jax.set_mesh(mesh):
+        state = jax.eval_shape(lambda: train.init(task, experiment, mesh))
+        placed = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state,
+                              meshes.placement(state, mesh))
+        facts = Statistics(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((72, 72, 3), (3,), (3, 3))))
+        batch = [jax.ShapeDtypeStruct(shape, kind, sharding=meshes.images(mesh))
+                 for shape, kind in (((8, 72, 72, 3), jnp.uint8), ((8,), jnp.int32))]
+        step = train.make_step(task, experiment).lower(placed, *batch, facts, np.uint32(0), np.float32(0.1)).compile()
+    found = re.findall(r'= (\S+|\(.*?\)) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)\(',
+                       step.as_text())
+    return [(operation, re.sub(r'\{[\d,]*\}', '', result)) for result, operation in found]
+
+
+def test_two_devices_exchange_activations_where_figure_2_does():
+    """Into conv3, fc6, fc7 and fc8; their gradients come back summed; the rest is softmax and counting."""
+    found = collectives('data:1,model:2')
+    into = ['f32[8,3,3,16]', 'f32[8,1,1,8]', 'f32[8,32]', 'f32[8,32]']      # conv3, fc6, fc7, fc8
+    gathered = [shape for operation, shape in found if operation == 'all-gather' and 'f32[8,2]' != shape != 's32[8,2]']
+    assert sorted(gathered) == sorted(into)
+    summed = ' '.join(shape for operation, shape in found if operation == 'all-reduce')
+    assert summed.count('f32[8,3,3,16]') == 1 and summed.count('f32[8,32]') == 2 and summed.count('f32[8,8]') == 1
+    assert {operation for operation, _ in found} == {'all-gather', 'all-reduce'}
+
+
+def test_data_parallel_training_exchanges_gradients_only():
+    found = collectives('data:2')
+    assert {operation for operation, _ in found} == {'all-reduce'}
+    assert not any(re.search(r'\[[48],\d+(,\d+,\d+)?\]', shape) for _, shape in found), found
 
 
 def test_mesh_that_does_not_divide_the_groups_is_refused():
