@@ -16,6 +16,12 @@ class UsageError(Exception):
     print it without a traceback and exit with 2."""
 
 
+def require(condition: bool, sentence: str) -> None:
+    """Raises UsageError with the sentence unless the condition holds."""
+    if not condition:
+        raise UsageError(sentence)
+
+
 @dataclasses.dataclass(frozen=True)
 class Data:
     """What is read, and how it is changed before the network sees it. Pixels are raw RGB values from 0 to 255."""
@@ -30,6 +36,10 @@ class Data:
     reflect: bool = False                   # training images are mirrored with probability 1/2
     color_noise: float = 0.0                # standard deviation of alpha in the PCA colour noise; 0 for none
     color_noise_scale: Literal['deviation', 'eigenvalue'] = 'deviation'     # what alpha multiplies
+
+    def __post_init__(self):
+        require(self.pixel_scale > 0, f'data.pixel_scale={self.pixel_scale} must be positive.')
+        require(self.color_noise >= 0, f'data.color_noise={self.color_noise} must not be negative.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +57,12 @@ class Optimizer:
     patience: int = 5                       # 'plateau': after this many evaluations without a new lowest error
     drop_epochs: tuple[int, ...] = ()       # 'steps': at the end of these epochs
 
+    def __post_init__(self):
+        require(self.learning_rate > 0, f'optimizer.learning_rate={self.learning_rate} must be positive.')
+        require(0 <= self.momentum < 1, f'optimizer.momentum={self.momentum} must be at least 0 and below 1.')
+        require(self.drop_factor > 0, f'optimizer.drop_factor={self.drop_factor} must be positive.')
+        require(self.patience >= 1, f'optimizer.patience={self.patience} must be at least 1.')
+
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
@@ -57,6 +73,12 @@ class Evaluation:
     epochs_between: int = 1                 # epochs of training between two evaluations
     examples: int | None = None             # the first so many examples of the split; None for all of them
     stop_below: float | None = None         # %: training ends at the first evaluation with less top-1 error
+
+    def __post_init__(self):
+        require(self.batch_size >= 1, f'evaluation.batch_size={self.batch_size} must be at least 1.')
+        require(self.epochs_between >= 1, f'evaluation.epochs_between={self.epochs_between} must be at least 1.')
+        require(self.examples is None or self.examples >= 1,
+                f'evaluation.examples={self.examples} must be at least 1, or none for all.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,13 +104,20 @@ class Experiment:
     seed: int = 0
     steps: int | None = None                # ends a run early; None for all the epochs
 
+    def __post_init__(self):
+        require(self.batch_size >= 1, f'batch_size={self.batch_size} must be at least 1.')
+        require(self.epochs >= 1, f'epochs={self.epochs} must be at least 1.')
+        require(self.steps is None or self.steps >= 1, f'steps={self.steps} must be at least 1, or none.')
+        require(0 <= self.seed < 2**32, f'seed={self.seed} must be at least 0 and below 2^32.')
+
     def steps_at(self, epochs: int, examples: int) -> int:
         """The number of steps after which every one of `examples` images has been used `epochs` times."""
         return -(-epochs * examples // self.batch_size)
 
     def total_steps(self, examples: int) -> int:
         """The number of steps of the whole run on `examples` training images."""
-        return min(self.steps_at(self.epochs, examples), self.steps or 2**62)
+        steps = self.steps_at(self.epochs, examples)
+        return steps if self.steps is None else min(steps, self.steps)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,4 +251,5 @@ def describe(hint: Any) -> str:
     if origin is tuple:
         inside = ', '.join(describe(a) for a in arguments if a is not Ellipsis)
         return f'a list [...] of {inside}' if arguments[-1] is Ellipsis else f'({inside})'
-    return {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', type(None): 'none'}[hint]
+    words = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'text', type(None): 'none'}
+    return words[hint] if hint in words else hint.__name__

@@ -89,14 +89,23 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
 
     Raises:
       Interrupted: if `stop()` became true. The same call continues there.
-      UsageError: if the mesh does not divide the batch.
+      UsageError: if the mesh does not divide the batch, or there are more classes than outputs.
       Diverged: if the loss is no longer a number.
     """
     if experiment.batch_size % mesh.shape['data'] or experiment.evaluation.batch_size % mesh.shape['data']:
         raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide batch_size='
                          f'{experiment.batch_size} and evaluation.batch_size={experiment.evaluation.batch_size}.')
+    labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
+    if labels > outputs:
+        raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '
+                         f'model.classes to at least {labels}.')
     with jax.set_mesh(mesh):
         return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop).run()
+
+
+def _outputs(task: Task, experiment: Experiment) -> int:
+    image = jax.ShapeDtypeStruct((1, experiment.data.image_size, experiment.data.image_size, 3), np.float32)
+    return jax.eval_shape(task.predict, jax.eval_shape(task.init, jax.random.key(0)), image).shape[1]
 
 
 class _Training:

@@ -6,7 +6,6 @@ import pytest
 
 from lib.data import batches
 from lib.data.sources import Split
-from lib.experiment import UsageError
 
 
 def split(n):
@@ -110,9 +109,3 @@ def test_evaluation_gives_each_example_once_and_in_order(size, batch_size, examp
         np.testing.assert_array_equal(images[:, 1, 1, 2], labels)
         assert set(labels[~mask]) <= {seen - 1}
     assert np.concatenate([labels[mask] for _, labels, mask in found]).tolist() == list(range(seen))
-
-
-@pytest.mark.parametrize('examples', [0, -3])
-def test_evaluation_of_nothing_is_a_usage_error(examples):
-    with pytest.raises(UsageError, match=f'evaluation.examples={examples}'):
-        next(batches.evaluation(split(3), 2, examples))

@@ -42,6 +42,11 @@ def test_override_sets_the_field_with_its_type(assignment, path, expected):
     ('checkpoint.keep=3', r'a list \[...\] of a whole number'),
     ('checkpoint.keep=[1,"a"]', r'a list \[...\] of a whole number'),
     ('evaluation.examples=all', 'a whole number or none'),
+    ('batch_size=0', 'at least 1'), ('steps=0', 'at least 1'), ('seed=-1', 'at least 0'),
+    ('optimizer.learning_rate=0', 'positive'), ('optimizer.momentum=1', 'below 1'), ('model.dropout=1', 'below 1'),
+    ('model.groups=3', r'must divide each of model.widths'), ('model.widths=[96]', 'five positive numbers'),
+    ('evaluation.examples=0', 'at least 1'), ('evaluation.batch_size=0', 'at least 1'),
+    ('data.pixel_scale=0', 'positive'),
     ('epochs', 'has no value')])
 def test_override_refuses_in_one_sentence(assignment, message):
     with pytest.raises(UsageError, match=message):

@@ -122,6 +122,12 @@ def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
         train(tmp_path / 'run', mesh='data:3')
 
 
+def test_more_labels_than_outputs_are_refused(tmp_path):
+    narrow = dataclasses.replace(EXPERIMENT, model=dataclasses.replace(EXPERIMENT.model, classes=2))
+    with pytest.raises(UsageError, match='set model.classes to at least 3'):
+        train(tmp_path / 'run', narrow)
+
+
 def test_two_devices_train_as_one(tmp_path):
     one, two = train(tmp_path / 'one'), train(tmp_path / 'two', mesh='data:2,model:2')
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), jax.device_get(one.params),

@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 
 from lib.data.sources import Split
-from lib.experiment import UsageError
 
 AHEAD = 2                   # batches that are read while the network works on one
 
@@ -53,13 +52,8 @@ def evaluation(split: Split, batch_size: int,
     """(images uint8 [batch_size, size, size, 3], labels int32 [batch_size], mask bool [batch_size]) over the first
     `examples` of the split (all, if None or more than there are): each exactly once and in order. The last batch is
     filled up with copies of its last example, where the mask is False.
-
-    Raises:
-      UsageError: if `examples` is less than one.
     """
-    if examples is not None and examples < 1:
-        raise UsageError(f'evaluation.examples={examples}: evaluate at least one example, or none to evaluate all.')
-    count = min(examples or len(split), len(split))
+    count = len(split) if examples is None else min(examples, len(split))
     for start in range(0, count, batch_size):
         at = np.arange(start, start + batch_size)
         mask = at < count

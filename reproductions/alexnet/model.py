@@ -10,7 +10,7 @@ import jax
 from flax import nnx
 
 from lib import layers
-from lib.experiment import Experiment
+from lib.experiment import Experiment, require
 from lib.layers import Conv, Linear, dropout, local_response_norm, max_pool
 from lib.task import Task, classifier
 from reproductions.alexnet.cifar import CifarNet
@@ -30,6 +30,14 @@ class Model:
     init: Literal['normal', 'scaled'] = 'normal'    # N(0, 0.01^2), or N(0, 2 / fan-in)
     bias_init: float = 1.0              # of conv2, conv4, conv5, fc6 and fc7; 0 in the rest
     without: Literal['none', 'conv3', 'conv4', 'conv5'] = 'none'    # a middle layer that is left out
+
+    def __post_init__(self):
+        require(len(self.widths) == 5 and min(self.widths) >= 1, 'model.widths must have five positive numbers.')
+        require(self.groups >= 1 and not any(width % self.groups for width in self.widths),
+                f'model.groups={self.groups} must divide each of model.widths={self.widths}.')
+        require(0 <= self.dropout < 1, f'model.dropout={self.dropout} must be at least 0 and below 1.')
+        require(min(self.classes, self.fc_width, self.pool_size) >= 1,
+                'model.classes, model.fc_width and model.pool_size must be at least 1.')
 
 
 class AlexNet(nnx.Module):
