@@ -77,7 +77,7 @@ FIGURE1 = Comparison(
     source='Figure 1',
     base=FIGURE1_BASE,
     arms=tuple(Arm(activation, (('model.activation', activation), ('optimizer.learning_rate', rate)))
-               for activation, rates in (('relu', (0.01, 0.02, 0.005)), ('tanh', (0.003, 0.006, 0.0015)))
+               for activation, rates in (('relu', (0.01, 0.02, 0.005)), ('tanh', (0.006, 0.012, 0.003)))
                for rate in rates))
 
 EXPERIMENTS = {
