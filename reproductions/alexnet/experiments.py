@@ -32,10 +32,10 @@ QUICKSTART = dataclasses.replace(
     summary='all eight layers at reduced width on the digits that scikit-learn ships, in minutes on a laptop',
     source='Table 2, 1 CNN, in small',
     model=Model(classes=10, widths=(24, 64, 96, 96, 64), fc_width=256, init='scaled', bias_init=0.1),
-    data=Data(source='digits', resize=68, image_size=64, random_crop=True),
-    optimizer=Optimizer(learning_rate=0.01, weight_decay=0.0005, schedule='steps', drop_epochs=(20, 27)),
+    data=Data(source='digits', resize=68, image_size=64, random_crop=True, reflect=True),
+    optimizer=Optimizer(learning_rate=0.003, weight_decay=0.0005, schedule='steps', drop_epochs=(24, 32)),
     batch_size=32,
-    epochs=30,
+    epochs=36,
 )
 
 # Biases learn at twice the rate of weights and are not decayed in all of cuda-convnet's parameter files.

@@ -27,7 +27,7 @@ class Model:
     lrn: bool = True
     pool_size: int = 3                  # at stride 2, so that windows overlap
     dropout: float = 0.5                # of fc6 and fc7
-    init: Literal['normal', 'scaled'] = 'normal'    # N(0, 0.01^2), or N(0, 2 / fan-in)
+    init: Literal['normal', 'scaled'] = 'normal'    # N(0, 0.01^2), or N(0, 2 / fan-in) in all layers but conv1
     bias_init: float = 1.0              # of conv2, conv4, conv5, fc6 and fc7; 0 in the rest
     without: Literal['none', 'conv3', 'conv4', 'conv5'] = 'none'    # a middle layer that is left out
 
@@ -48,7 +48,7 @@ class AlexNet(nnx.Module):
         init = layers.normal(0.01) if model.init == 'normal' else layers.scaled(2.0)
         ones, groups = model.bias_init, model.groups
         self.model = model
-        self.conv1 = Conv(3, w1, 11, stride=4, init=init, rngs=rngs)    # 224 -> 55, overhanging by 3 pixels
+        self.conv1 = Conv(3, w1, 11, stride=4, init=layers.normal(0.01), rngs=rngs)     # 224 -> 55, overhanging by 3
         self.conv2 = Conv(w1, w2, 5, padding=2, groups=groups, init=init, bias=ones, rngs=rngs)
         maps = w2
         if model.without != 'conv3':
