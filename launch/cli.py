@@ -2,6 +2,7 @@
 import contextlib
 import dataclasses
 import datetime
+import fcntl
 import functools
 import json
 import math
@@ -123,6 +124,7 @@ def run(paper: Paper) -> None:
     identity = json.loads(json.dumps({'paper': paper.name, 'experiment': FLAGS.experiment, 'fields': fields(first)},
                                      default=repr))
     check_workdir(workdir, identity)
+    _hold(workdir)
     mesh = meshes.make(FLAGS.mesh)
     say = functools.partial(console.print, markup=False, soft_wrap=True)
     say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
@@ -142,7 +144,7 @@ def run(paper: Paper) -> None:
         else:
             outcome = go(chosen, workdir)
             found = {'parameters': sum(leaf.size for leaf in jax.tree.leaves(outcome.params)),
-                     'errors': outcome.errors, 'training_loss': _last_epoch_loss(workdir), 'steps': outcome.step,
+                     'errors': outcome.errors, 'training_loss': _last_epoch_loss(workdir, outcome.step), 'steps': outcome.step,
                      'epochs': outcome.epoch, 'seconds': outcome.seconds}
             figures.training_curve(workdir / 'metrics.jsonl', workdir / 'curve.png')
             figures.kernels(jax.device_get(outcome.params[paper.first_layer]['kernel']), workdir / 'kernels.png',
@@ -184,6 +186,15 @@ def check_workdir(workdir: Path, identity: dict[str, Any]) -> None:
         raise UsageError(f'{path} is damaged: choose another --workdir.') from error
     if others:
         raise UsageError(f'{workdir} holds another experiment, with {", ".join(others)}: choose another --workdir.')
+
+
+def _hold(workdir: Path) -> None:
+    """Keeps other processes from writing to the workdir until this one ends."""
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UsageError(f'Another run is writing to {workdir}: wait for it, or choose another --workdir.') from error
 
 
 @contextlib.contextmanager
@@ -248,8 +259,8 @@ def epochs_to(curve: list[list[float]], target: float) -> float | None:
     return None
 
 
-def _last_epoch_loss(workdir: Path) -> float:
-    rows = [row for row in figures.metrics(workdir / 'metrics.jsonl') if row['kind'] == 'train']
+def _last_epoch_loss(workdir: Path, step: int) -> float:
+    rows = [row for row in figures.metrics(workdir / 'metrics.jsonl') if row['kind'] == 'train' and row['step'] <= step]
     last = [row['loss'] for row in rows if row['epoch'] > rows[-1]['epoch'] - 1]
     return sum(last) / len(last)
 

@@ -138,6 +138,7 @@ class Comparison:
 
 
 DESCRIPTION = ('summary', 'source', 'published')
+NO_RECIPE = ('evaluation.batch_size', 'checkpoint.keep', 'checkpoint.minutes')      # they move no number
 
 
 def fields(config: Any, prefix: str = '') -> dict[str, Any]:
@@ -154,9 +155,10 @@ def fields(config: Any, prefix: str = '') -> dict[str, Any]:
 
 def diff(config: Any, published: Any) -> dict[str, tuple[Any, Any]]:
     """The fields in which `config` departs from `published`: {path: (published value, value)}. A field that one of
-    them lacks shows as None there."""
+    them lacks shows as None there; those that move no number are left out."""
     ours, theirs = fields(config), fields(published)
-    return {path: (theirs.get(path), ours.get(path)) for path in theirs | ours if theirs.get(path) != ours.get(path)}
+    return {path: (theirs.get(path), ours.get(path)) for path in theirs | ours
+            if theirs.get(path) != ours.get(path) and path not in NO_RECIPE}
 
 
 def override(config: Any, assignments: list[str]) -> Any:

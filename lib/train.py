@@ -128,14 +128,11 @@ class _Training:
         if restored:
             self.step, self.state, progress = restored
             self.evaluations, self.seconds_before = progress['evaluations'], progress['seconds']
-            console.print(f'Continuing at step {self.step} of {self.total}.')
+            console.print(f'Continuing at step {self.step}.')
         else:
             self.step, self.state, self.evaluations, self.seconds_before = 0, init(task, experiment, mesh), [], 0.0
         self.saved_step = self.step if restored else None
-
-    @property
-    def total(self) -> int:
-        return self.experiment.total_steps(len(self.train))
+        self.total = max(experiment.total_steps(len(train)), self.step)     # a run is not shortened after the fact
 
     @property
     def epoch(self) -> float:
@@ -170,7 +167,7 @@ class _Training:
         since, losses, wrong = time.monotonic(), [], []
         try:
             while True:
-                evaluated = bool(self.evaluations) and self.evaluations[-1]['step'] >= self.step
+                evaluated = bool(self.evaluations) and self.evaluations[-1]['step'] == self.step
                 best = False
                 if self.step in judge_at and not evaluated:
                     best = self._judge()

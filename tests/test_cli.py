@@ -87,6 +87,18 @@ def test_a_workdir_of_another_experiment_or_of_other_files_is_left_alone(tmp_pat
     assert [path.name for path in (tmp_path / 'thesis').iterdir()] == ['chapter1.tex']
 
 
+def test_two_runs_do_not_share_a_workdir(tmp_path):
+    holder = f'import sys; from pathlib import Path; from launch import cli; cli._hold(Path({str(tmp_path)!r}))\n' \
+             'print("held", flush=True); sys.stdin.read()'
+    with subprocess.Popen([sys.executable, '-c', holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as other:
+        assert other.stdout.readline() == 'held\n'
+        with pytest.raises(UsageError, match='Another run is writing'):
+            cli._hold(tmp_path)
+        other.communicate('')
+    cli._hold(tmp_path)
+
+
 @pytest.mark.parametrize('curve, expected', [
     ([[0, 90.0], [1, 40.0], [2, 20.0]], 1.75), ([[0, 90.0], [1, 25.0], [2, 24.0]], 1.0), ([[0, 90.0], [1, 40.0]], None),
     ([[0, 90.0], [1, 20.0], [2, 30.0], [3, 10.0]], 65 / 70)])
