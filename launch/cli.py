@@ -144,8 +144,8 @@ def run(paper: Paper) -> None:
         else:
             outcome = go(chosen, workdir)
             found = {'parameters': sum(leaf.size for leaf in jax.tree.leaves(outcome.params)),
-                     'errors': outcome.errors, 'training_loss': _last_epoch_loss(workdir, outcome.step), 'steps': outcome.step,
-                     'epochs': outcome.epoch, 'seconds': outcome.seconds}
+                     'errors': outcome.errors, 'training_loss': _last_epoch_loss(workdir, outcome.step),
+                     'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds}
             figures.training_curve(workdir / 'metrics.jsonl', workdir / 'curve.png')
             figures.kernels(jax.device_get(outcome.params[paper.first_layer]['kernel']), workdir / 'kernels.png',
                             getattr(chosen.model, 'groups', 1))

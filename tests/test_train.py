@@ -132,3 +132,12 @@ def test_two_devices_train_as_one(tmp_path):
     one, two = train(tmp_path / 'one'), train(tmp_path / 'two', mesh='data:2,model:2')
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), jax.device_get(one.params),
                  jax.device_get(two.params))
+
+
+def test_a_run_is_not_shortened_after_the_fact(tmp_path):
+    train(tmp_path / 'run')
+    shorter = train(tmp_path / 'run', dataclasses.replace(EXPERIMENT, epochs=1))
+    assert shorter.step == 8 and {e['step'] for e in shorter.errors} == {8}
+    train(tmp_path / 'early', dataclasses.replace(EXPERIMENT, steps=4))
+    between = train(tmp_path / 'early', dataclasses.replace(EXPERIMENT, epochs=1))      # past the evaluation at step 3
+    assert between.step == 4 and {e['step'] for e in between.errors} == {4}
