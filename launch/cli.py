@@ -150,6 +150,8 @@ def run(paper: Paper) -> None:
             figures.kernels(jax.device_get(outcome.params[paper.first_layer]['kernel']), workdir / 'kernels.png',
                             getattr(chosen.model, 'groups', 1))
     results = _about(paper, first, differences, train, validation, mesh) | found
+    if isinstance(chosen, Comparison):
+        figures.comparison(results, workdir / 'curve.png')
     report.write(workdir, results)
     report.show(results, paper.tables, console, first.published, workdir)
     committed = report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables)
@@ -246,7 +248,6 @@ def _compare(comparison: Comparison, workdir: Path, go: Callable[[Experiment, Pa
                      'epochs': outcome.epoch, 'seen': outcome.errors[0]['seen'], 'curve': curve})
     found = {'arms': arms, 'target': target, 'errors': [], 'training_loss': None, 'steps': steps,
              'epochs': sum(arm['epochs'] for arm in arms), 'seconds': seconds}
-    figures.comparison(found, workdir / 'curve.png')
     return found
 
 

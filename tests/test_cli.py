@@ -136,6 +136,21 @@ def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
             np.testing.assert_array_equal(one[layer][kind], other[layer][kind])
 
 
+def test_a_comparison_runs_its_arms_and_draws_them(tmp_path, cache):
+    done = launch('--experiment=figure1', '--set', 'data.source=digits', '--set', 'data.validation_split=validation',
+                  '--set', 'data.resize=32', '--set', 'epochs=2', '--set', 'evaluation.stop_below=60',
+                  f'--workdir={tmp_path}/run', cache=cache)
+    assert done.returncode == 0, done.stderr
+    results = json.loads((tmp_path / 'run' / 'results.json').read_text())
+    assert [(arm['name'], arm['learning_rate']) for arm in results['arms']] == [
+        ('relu', 0.01), ('relu', 0.02), ('relu', 0.005), ('tanh', 0.006), ('tanh', 0.012), ('tanh', 0.003)]
+    assert results['target'] == 60
+    for arm in results['arms']:
+        assert arm['seen'] == 1437 and arm['curve'][0][0] == 0
+        assert (arm['epochs_to'] is not None) == (arm['curve'][-1][1] < 60)
+    assert 'Figure 1' in done.stdout and (tmp_path / 'run' / 'curve.png').stat().st_size > 1000
+
+
 def test_training_never_imports_tensorflow(tmp_path, cache):
     """Nor torch: packages of that name that raise stand first on the path."""
     for name in ('tensorflow', 'torch'):
