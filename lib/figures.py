@@ -121,10 +121,10 @@ def comparison(results: dict[str, Any], output_png: Path) -> None:
             epochs, percent = np.array(arm['curve'], float).T
             axes.plot(epochs, percent / 100, dash, color=colour, linewidth=2.2 if bold else 1,
                       alpha=1 if bold else 0.35, zorder=3 if bold else 2)
-            end = (epochs[-1], max(percent[-1] / 100, target))
             if not bold:
-                axes.annotate(f'{arm["learning_rate"]:g}', end, xytext=(2, 4), fontsize=7.5, color=colour,
-                              textcoords='offset points', path_effects=halo, annotation_clip=True)
+                side = 'top' if percent[-1] / 100 < target else 'bottom'    # away from the dotted line
+                axes.annotate(f'{arm["learning_rate"]:g}', (epochs[-1], percent[-1] / 100), xytext=(3, 0), va=side,
+                              textcoords='offset points', fontsize=7.5, color=colour, path_effects=halo, zorder=5)
         if chosen.reached is None:
             place, words = chosen.epochs, 'not in '
         else:
@@ -135,7 +135,7 @@ def comparison(results: dict[str, Any], output_png: Path) -> None:
         axes.annotate(text, (place, target - 0.075 - 0.09 * (number % 2)), xytext=(-6 if late else 6, 0),
                       textcoords='offset points', ha='right' if late else 'left', va='center', color=colour,
                       path_effects=halo, zorder=4)
-    axes.set_xlim(0, longest * 1.03)
+    axes.set_xlim(0, longest * 1.08)
     axes.set_ylim(0, 0.75)
     axes.set_yticks([0, 0.25, 0.5, 0.75])
     axes.set_xlabel('epochs')

@@ -13,6 +13,7 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
+from launch import report as launch_report
 from lib import figures, report
 from lib.experiment import UsageError
 from lib.report import Column, Race, Row, Table
@@ -380,3 +381,11 @@ def test_kernels_are_scaled_around_grey_and_set_apart_by_group(tmp_path):
 def test_groups_must_divide_the_kernels(tmp_path):
     with pytest.raises(ValueError, match='9 kernels do not make 2 equal groups'):
         figures.kernels(np.zeros((3, 3, 3, 9)), tmp_path / 'kernels.png', groups=2)
+
+
+def test_the_readmes_are_what_the_committed_results_say():
+    root = Path(__file__).parent.parent
+    texts = report.regenerate(root, launch_report.PAPERS)
+    assert root / 'README.md' in texts and root / 'reproductions' / 'alexnet' / 'README.md' in texts
+    for path, text in texts.items():
+        assert path.read_text() == text, f'{path}: run python -m launch.report'
