@@ -12,7 +12,7 @@ from lib import mesh as meshes
 from lib.data import statistics
 from lib.data.sources import Split
 from lib.experiment import Checkpoint, Data, Evaluation, Experiment, Optimizer, UsageError
-from lib.train import Interrupted, fit
+from lib.train import Interrupted, fit, init, make_step
 from reproductions.alexnet.model import Model, build
 
 EXPERIMENT = Experiment(
@@ -67,7 +67,22 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path):
     assert pieces.errors == whole.errors
 
 
-def test_crops_and_dropout_change_from_step_to_step_and_with_the_seed(tmp_path):
+def test_crops_and_dropout_change_from_step_to_step_and_with_the_seed():
+    """The same parameters and images."""
+    task, mesh, images = build(EXPERIMENT), meshes.make('data:1'), split(4, 0)
+    facts = statistics.Statistics(np.zeros((52, 52, 3), np.float32), np.ones(3, np.float32),
+                                  np.eye(3, dtype=np.float32))
+
+    def loss(number, seed):
+        state = init(task, EXPERIMENT, mesh)
+        step = make_step(task, dataclasses.replace(EXPERIMENT, seed=seed))
+        return float(step(state, images.images, images.labels, facts, np.uint32(number), np.float32(0.1))[1])
+
+    assert loss(0, 0) == loss(0, 0)
+    assert len({loss(0, 0), loss(1, 0), loss(0, 1)}) == 3
+
+
+def test_the_seed_changes_the_run_and_nothing_else_does(tmp_path):
     first = train(tmp_path / 'a')
     same(first, train(tmp_path / 'b'))
     other = train(tmp_path / 'c', dataclasses.replace(EXPERIMENT, seed=1))
@@ -97,8 +112,9 @@ def test_training_ends_below_the_stated_error(tmp_path):
 
 def test_named_epochs_the_best_and_the_latest_stay(tmp_path):
     whole = train(tmp_path / 'run', dataclasses.replace(EXPERIMENT, checkpoint=Checkpoint(keep=(1,))))
-    kept = {int(path.name) for path in (tmp_path / 'run' / 'checkpoints').iterdir()}
-    assert {3, 8} <= kept
+    kept = tmp_path / 'run' / 'checkpoints'
+    assert (kept / '00000008').exists() and len(list(kept.glob('*/best'))) >= 1
+    assert [path.parent.name for path in kept.glob('*/permanent')] == ['00000003']
     assert checkpoint.read(tmp_path / 'run' / 'checkpoints' / '00000003').keys() == whole.params.keys()
 
 
@@ -138,6 +154,8 @@ def test_a_run_is_not_shortened_after_the_fact(tmp_path):
     train(tmp_path / 'run')
     shorter = train(tmp_path / 'run', dataclasses.replace(EXPERIMENT, epochs=1))
     assert shorter.step == 8 and {e['step'] for e in shorter.errors} == {8}
-    train(tmp_path / 'early', dataclasses.replace(EXPERIMENT, steps=4))
-    between = train(tmp_path / 'early', dataclasses.replace(EXPERIMENT, epochs=1))      # past the evaluation at step 3
+    with pytest.raises(Interrupted) as interrupted:
+        train(tmp_path / 'early', stop=stop_after(6))
+    assert interrupted.value.step == 4      # past the evaluation at step 3
+    between = train(tmp_path / 'early', dataclasses.replace(EXPERIMENT, epochs=1))
     assert between.step == 4 and {e['step'] for e in between.errors} == {4}
