@@ -56,7 +56,7 @@ def main(paper: Paper) -> None:
     flags.DEFINE_multi_string('set', [], 'change a field, as in --set model.dropout=0; may be repeated')
     flags.DEFINE_string('mesh', 'data:1', 'devices, as in data:2,model:2; a CPU becomes as many as are needed')
     flags.DEFINE_bool('list', False, 'print the experiments and what each reproduces')
-    app.run(lambda argv: _guarded(lambda: _list(paper) if FLAGS.list else run(paper)), flags_parser=parse_flags)
+    app.run(lambda argv: guarded(lambda: _list(paper) if FLAGS.list else run(paper)), flags_parser=parse_flags)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
@@ -78,7 +78,8 @@ def _fail(sentence: str) -> None:
     sys.exit(2)
 
 
-def _guarded(action: Callable[[], None]) -> None:
+def guarded(action: Callable[[], None]) -> None:
+    """Runs a launch script's work; a mistake of the user's or an interruption ends it with one sentence."""
     try:
         action()
     except UsageError as error:
@@ -118,7 +119,7 @@ def run(paper: Paper) -> None:
     logging.set_verbosity(logging.WARNING)      # Orbax tells of every file it writes
     jax.config.update('jax_compilation_cache_dir', str(CACHE / 'xla'))
     chosen = choose(paper, FLAGS.experiment, FLAGS.set)
-    first = chosen.base if isinstance(chosen, Comparison) else chosen
+    first = _first(chosen)
     differences = diff(first, _first(paper.experiments[first.published]))
     workdir = Path(FLAGS.workdir or Path('runs') / f'{paper.name}-{FLAGS.experiment}').expanduser().absolute()
     identity = json.loads(json.dumps({'paper': paper.name, 'experiment': FLAGS.experiment, 'fields': fields(first)},

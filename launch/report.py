@@ -9,7 +9,6 @@ from absl import app, flags
 
 from launch import cli
 from lib import report
-from lib.experiment import UsageError
 from reproductions.alexnet import paper as alexnet
 
 PAPERS = {'alexnet': alexnet.TABLES}
@@ -17,21 +16,16 @@ CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit with 1 if a READM
 ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repository whose READMEs are written.')
 
 
-def main(argv: list[str]) -> int:
-    try:
-        for path, text in report.regenerate(Path(ROOT.value), PAPERS).items():
-            if path.read_text() == text:
-                continue
-            if CHECK.value:
-                print(f'{path} is not what the committed results say: run python -m launch.report.', file=sys.stderr)
-                return 1
-            path.write_text(text)
-            print(f'{path} written.')
-    except UsageError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 2
-    return 0
+def main() -> None:
+    for path, text in report.regenerate(Path(ROOT.value), PAPERS).items():
+        if path.read_text() == text:
+            continue
+        if CHECK.value:
+            print(f'{path} is not what the committed results say: run python -m launch.report.', file=sys.stderr)
+            sys.exit(1)
+        path.write_text(text)
+        print(f'{path} written.')
 
 
 if __name__ == '__main__':
-    app.run(main, flags_parser=cli.parse_flags)
+    app.run(lambda argv: cli.guarded(main), flags_parser=cli.parse_flags)

@@ -64,6 +64,9 @@ class Optimizer:
         require(self.patience >= 1, f'optimizer.patience={self.patience} must be at least 1.')
 
 
+CROPS = {'centre': 'one central crop', 'ten': 'ten crops averaged'}      # the protocols in words
+
+
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """How error is measured: on every example of the split, exactly once."""

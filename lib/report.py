@@ -19,10 +19,9 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lib.experiment import UsageError
+from lib.experiment import CROPS, UsageError
 
 DAGGER = '†'
-CROPS = {'centre': 'one central crop', 'ten': 'ten crops averaged'}
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
 MEMORY = ' (from memory)'
 

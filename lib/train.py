@@ -19,11 +19,10 @@ from lib.checkpoint import Checkpoints
 from lib.data import augment, batches
 from lib.data.sources import Split
 from lib.evaluate import evaluate
-from lib.experiment import Experiment, UsageError
+from lib.experiment import CROPS, Experiment, UsageError
 from lib.task import Task
 
 LOG_EVERY = 20      # steps between two lines of metrics.jsonl
-CROPS = {'centre': 'one crop', 'ten': 'ten crops'}
 
 
 class Interrupted(Exception):
