@@ -1,4 +1,7 @@
-"""Sources are tested on small data sets in the format of TFDS, written here, and on the real ones where they are."""
+"""Sources are tested on small data sets in the format of TFDS and small folders, written here, and on the real ones
+where they are."""
+import contextlib
+import hashlib
 import io
 import json
 import os
@@ -16,7 +19,8 @@ from tensorflow_datasets.proto import tf_example_pb2
 from lib.data import sources
 from lib.experiment import Data, UsageError
 
-IMAGENETTE = {0, 217, 482, 491, 497, 566, 569, 571, 574, 701}
+IMAGENETTE = {0: 'tench', 217: 'English springer', 482: 'cassette player', 491: 'chain saw', 497: 'church',
+              566: 'French horn', 569: 'garbage truck', 571: 'gas pump', 574: 'golf ball', 701: 'parachute'}
 
 
 def encode(image, file_format='PNG'):
@@ -119,7 +123,8 @@ def test_photographs_of_all_sizes_become_squares_and_their_classes_imagenet_s(tm
     assert np.abs(train.images.astype(int) - 80).max() <= 1
     assert train.labels.tolist() == [1, 217, 1]
     assert len(train.class_names) == 1000
-    assert train.class_names[217] == 'n02102040'
+    assert train.class_names[217] == 'English springer, English springer spaniel'
+    assert train.class_names[1] == 'goldfish, Carassius auratus'
 
 
 def test_other_class_names_stay_as_they_are(tmp_path):
@@ -216,6 +221,196 @@ def test_the_digits_enlarged(tmp_path):
     assert (validation.name, len(validation)) == ('digits validation[:10]', 10)
 
 
+def folder(root, *names):
+    """Image files under `root`; the k-th is grey of value k and of its own size, in the format its name says."""
+    for value, name in enumerate(names):
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(grey(value, (8 + value, 20, 3)) if path.suffix.lower() == '.png' else
+                         encode(np.full((20, 8 + value, 3), value, np.uint8), 'JPEG'))
+    return f'folder:{root}'
+
+
+def pairs(split):
+    return sorted(zip(split.images[:, 0, 0, 0].tolist(), split.labels.tolist()))
+
+
+FEW = ('train/b/0.PNG', 'train/a/1.jpeg', 'train/c/2.jpg', 'validation/b/3.JPEG', 'validation/d/4.Jpg')
+
+
+def test_a_folder_of_splits(tmp_path):
+    source = folder(tmp_path / 'few', *FEW, 'train/a/.5.jpg', '.hidden/a/6.jpg')
+    for name in ('.DS_Store', 'train/.DS_Store', 'train/a/.DS_Store', 'train/a/notes.txt', 'README'):
+        (tmp_path / 'few' / name).touch()
+    (tmp_path / 'few' / 'train' / 'empty').mkdir()
+    train, validation = load(None, tmp_path, source, resize=8, validation_split='validation')
+    assert train.class_names == validation.class_names == ('a', 'b', 'c', 'd')
+    assert pairs(train) == [(0, 1), (1, 0), (2, 2)]
+    assert pairs(validation) == [(3, 1), (4, 3)]
+    assert (train.name, train.images.shape, train.labels.dtype) == ('folder:few train', (3, 8, 8, 3), np.int32)
+
+
+MANY = tuple(f'{kind}/{number}.png' for kind in ('cat', 'dog', 'owl') for number in range(10))
+
+
+def test_a_folder_without_splits_is_one_in_a_random_order(tmp_path):
+    source = folder(tmp_path / 'pets', *MANY)
+    train, validation = load(None, tmp_path, source, resize=8, train_split='all[5:]', validation_split='all[:5]')
+    order = sorted(MANY, key=lambda name: hashlib.blake2b(name.encode(), digest_size=8).digest())
+    found = np.concatenate([validation.images, train.images])[:, 0, 0, 0].tolist()
+    assert found == [MANY.index(name) for name in order]
+    assert validation.labels.tolist() == [MANY.index(name) // 10 for name in order[:5]]
+    assert set(validation.labels.tolist()) == {0, 1, 2}
+
+
+def test_splits_of_a_folder_are_in_a_random_order_too(tmp_path):
+    source = folder(tmp_path / 'pets', *(f'test/{name}' for name in MANY))
+    train, _ = load(None, tmp_path, source, resize=8, train_split='test[:10]')
+    assert set(train.labels.tolist()) == {0, 1, 2}
+
+
+def test_a_moved_folder_is_not_decoded_again(tmp_path, capsys):
+    splits = {'resize': 8, 'validation_split': 'train'}
+    first, _ = load(None, tmp_path, folder(tmp_path / 'few', *FEW), **splits)
+    assert capsys.readouterr().err.count('Decoding folder:few train once') == 1
+    (tmp_path / 'few').rename(tmp_path / 'moved')
+    again, _ = load(None, tmp_path, f'folder:{tmp_path}/moved', **splits)
+    assert 'Decoding' not in capsys.readouterr().err
+    np.testing.assert_array_equal(again.images, first.images)
+    np.testing.assert_array_equal(again.labels, first.labels)
+
+
+@pytest.mark.parametrize('change', ['size', 'name', 'class', 'more'])
+def test_changed_files_are_decoded_again(tmp_path, capsys, change):
+    splits = {'resize': 8, 'validation_split': 'train'}
+    source, path = folder(tmp_path / 'few', *FEW), tmp_path / 'few/train/a/1.jpeg'
+    load(None, tmp_path, source, **splits)
+    if change == 'size':
+        path.write_bytes(encode(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8), 'JPEG'))
+    elif change == 'name':
+        path.rename(path.with_name('5.jpeg'))
+    elif change == 'class':
+        path.parent.rename(path.parent.with_name('e'))
+    else:
+        path.with_name('5.jpeg').write_bytes(path.read_bytes())
+    train, _ = load(None, tmp_path, source, **splits)
+    assert capsys.readouterr().err.count('Decoding') == 2
+    expected = {'class': [(0, 0), (1, 3), (2, 1)], 'name': [(0, 1), (1, 0), (2, 2)],
+                'more': [(0, 1), (1, 0), (1, 0), (2, 2)]}
+    assert change == 'size' or pairs(train) == expected[change]
+
+
+def test_a_class_that_another_split_adds_changes_labels_without_decoding(tmp_path, capsys):
+    splits = {'resize': 8, 'validation_split': 'train'}
+    source = folder(tmp_path / 'few', *FEW)
+    load(None, tmp_path, source, **splits)
+    folder(tmp_path / 'few', 'validation/aa/0.jpg')
+    train, _ = load(None, tmp_path, source, **splits)
+    assert pairs(train) == [(0, 2), (1, 0), (2, 3)]
+    assert capsys.readouterr().err.count('Decoding') == 1
+
+
+def test_the_order_in_which_a_disk_lists_files_does_not_matter(tmp_path, monkeypatch, capsys):
+    source = folder(tmp_path / 'pets', *MANY)
+    scandir = os.scandir
+    for backwards in (False, True):
+        monkeypatch.setattr(os, 'scandir', lambda path, backwards=backwards: contextlib.nullcontext(
+            sorted(scandir(path), key=lambda entry: entry.name, reverse=backwards)))
+        load(None, tmp_path, source, resize=8, train_split='all', validation_split='all')
+    assert capsys.readouterr().err.count('Decoding') == 1
+
+
+def test_two_parts_of_one_split_are_opened_once(tmp_path, monkeypatch):
+    source, opened, pack = folder(tmp_path / 'pets', *MANY), [], sources.packed.pack
+    monkeypatch.setattr(sources.packed, 'pack', lambda name, *rest: opened.append(name) or pack(name, *rest))
+    load(None, tmp_path, source, resize=8, train_split='all[5:]', validation_split='all[:5]')
+    assert opened == ['folder:pets all']
+
+
+def test_folders_named_by_wordnet_ids_get_the_labels_of_imagenet(tmp_path):
+    source = folder(tmp_path / 'ids', 'n02102040/0.png', 'n01440764/1.png')
+    train, _ = load(None, tmp_path, source, resize=8, train_split='all', validation_split='all')
+    assert pairs(train) == [(0, 217), (1, 0)]
+    assert (len(train.class_names), train.class_names[0]) == (1000, 'tench, Tinca tinca')
+
+
+def test_other_wordnet_ids_are_classes_like_any_other(tmp_path):
+    source = folder(tmp_path / 'ids', 'n02102040/0.png', 'n01440764/1.png', 'n00001740/2.png')
+    train, _ = load(None, tmp_path, source, resize=8, train_split='all', validation_split='all')
+    assert pairs(train) == [(0, 2), (1, 1), (2, 0)]
+    assert train.class_names == ('n00001740', 'n01440764', 'n02102040')
+
+
+def test_the_home_directory_is_expanded(tmp_path, monkeypatch):
+    folder(tmp_path / 'home' / 'pets', *MANY)
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    train, _ = load(None, tmp_path, 'folder:~/pets', resize=8, train_split='all', validation_split='all')
+    assert len(train) == 30
+
+
+@pytest.mark.parametrize('names, changes, words', [
+    ((), {}, ['few holds no images', 'CLASS/*.jpg']),
+    (('a/b/c/d/0.jpg',), {}, ['few holds no images']),
+    (('0.jpg',), {}, ['all lie as', 'not as 0.jpg:']),
+    (('a/b/c/0.jpg',), {}, ['not as a/b/c/0.jpg:']),
+    (('train/a/0.jpg', 'validation/1.jpg'), {}, ['not as validation/1.jpg and train/a/0.jpg:']),
+    (('a/0.jpg', '1.jpg'), {}, ['not as 1.jpg and a/0.jpg:']),
+    (FEW, {'resize': None}, ['any size', '--set data.resize=256']),
+    (FEW, {}, ["folder:few has no split 'test'", 'train, validation', '--set data.validation_split=validation']),
+    (FEW, {'source': 'folder:'}, ['names no folder', '--set data.source=folder:PATH']),
+    (FEW, {'source': 'folder:/nowhere'}, ['folder:/nowhere names no folder'])])
+def test_a_folder_that_cannot_be_used_is_answered_by_one_sentence(tmp_path, names, changes, words):
+    (tmp_path / 'few').mkdir()
+    source = folder(tmp_path / 'few', *names)
+    with pytest.raises(UsageError) as error:
+        load(None, tmp_path / 'cache', **{'source': source, 'resize': 8} | changes)
+    assert all(word in str(error.value) for word in words), error.value
+    assert '\n' not in str(error.value)
+    assert not (tmp_path / 'cache').exists()
+
+
+@pytest.mark.parametrize('damage, words', [('cut', 'is not a readable image'), ('link', 'cannot be read')])
+def test_an_unreadable_file_is_named_by_its_path(tmp_path, damage, words):
+    source, path = folder(tmp_path / 'few', *FEW), tmp_path / 'few/train/a/1.jpeg'
+    content = path.read_bytes()
+    path.unlink()
+    if damage == 'cut':
+        path.write_bytes(content[:-50])
+    else:
+        path.symlink_to('nowhere')
+    with pytest.raises(UsageError, match=f'{path} {words}'):
+        load(None, tmp_path, source, resize=8, validation_split='train')
+
+
+def test_a_file_that_goes_away_while_decoding_is_named(tmp_path, monkeypatch):
+    source, path = folder(tmp_path / 'few', *FEW), tmp_path / 'few/train/a/1.jpeg'
+    pack = sources.packed.pack
+    monkeypatch.setattr(sources.packed, 'pack', lambda *arguments: path.unlink() or pack(*arguments))
+    with pytest.raises(UsageError, match=f'{path} cannot be read'):
+        load(None, tmp_path, source, resize=8, validation_split='validation')
+
+
+@pytest.mark.parametrize('wanted, other', [('train', 'validation'), ('validation', 'train')])
+def test_one_split_is_read_without_the_other(tmp_path, capsys, wanted, other):
+    source = folder(tmp_path / 'few', *FEW)
+    for path in (tmp_path / 'few' / other).rglob('*.*'):
+        path.write_bytes(b'broken')
+    data = Data(source, 4, resize=8, **{f'{other}_split': 'nothing'})
+    split = sources.load_one(data, wanted, None, tmp_path)
+    assert pairs(split) == {'train': [(0, 1), (1, 0), (2, 2)], 'validation': [(3, 1), (4, 3)]}[wanted]
+    assert (split.name, split.class_names) == (f'folder:few {wanted}', ('a', 'b', 'c', 'd'))
+    assert capsys.readouterr().err.count('Decoding') == 1
+
+
+def test_one_split_of_a_prepared_data_set(shuffled, tmp_path):
+    data = Data('toy', 4, train_split='train[2:5]', validation_split='test')
+    for wanted, expected in zip(('train', 'validation'), sources.load(data, str(shuffled), tmp_path)):
+        found = sources.load_one(data, wanted, str(shuffled), tmp_path)
+        assert (found.name, found.class_names) == (expected.name, expected.class_names)
+        np.testing.assert_array_equal(found.images, expected.images)
+        np.testing.assert_array_equal(found.labels, expected.labels)
+
+
 def test_tensorflow_is_not_imported(shuffled, tmp_path):
     """In a process where importing it fails even if it is installed, and whoever catches that is found out."""
     trap = tmp_path / 'trap' / 'tensorflow'
@@ -223,7 +418,9 @@ def test_tensorflow_is_not_imported(shuffled, tmp_path):
     (trap / '__init__.py').write_text('import os\nos._exit(7)\n')
     code = ('import sys; from pathlib import Path; from lib.data import sources; from lib.experiment import Data\n'
             'train, _ = sources.load(Data("toy", 4, validation_split="test"), sys.argv[1], Path(sys.argv[2]))\n'
-            'assert len(train) == 12 and "tensorflow" not in sys.modules')
+            'assert len(train) == 12\n'
+            'assert len(sources._classes(["n01440764"])[1]) == 1000\n'
+            'assert "tensorflow" not in sys.modules')
     root = Path(__file__).parent.parent
     environment = os.environ | {'PYTHONPATH': os.pathsep.join([str(trap.parent), str(root)])}
     result = subprocess.run([sys.executable, '-c', code, str(shuffled), str(tmp_path / 'cache')], env=environment,
@@ -247,7 +444,7 @@ def test_cifar_10(data_dir, tmp_path, capsys):
 def test_imagenette(data_dir, tmp_path):
     _, validation = load(data_dir, tmp_path, 'imagenette/160px-v2', resize=64, train_split='validation',
                          validation_split='validation')
-    assert set(validation.labels.tolist()) == IMAGENETTE
+    assert set(validation.labels.tolist()) == set(IMAGENETTE)
     assert np.unique(validation.labels, return_counts=True)[1].tolist() == [100] * 10
     assert validation.images.shape == (1000, 64, 64, 3)
-    assert {validation.class_names[label] for label in (0, 217, 701)} == {'n01440764', 'n02102040', 'n03888257'}
+    assert {label: validation.class_names[label].partition(',')[0] for label in IMAGENETTE} == IMAGENETTE

@@ -1,9 +1,11 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
 from lib.data import statistics
 from lib.data.sources import Split
-from lib.experiment import Data, UsageError
+from lib.experiment import Data, UsageError, override
 
 DATA = Data('toy', 4)
 
@@ -32,6 +34,36 @@ def test_the_mean_image_by_hand(tmp_path):
 def test_one_mean_a_channel(tmp_path, images):
     mean = statistics.compute(split(images), Data('toy', 4, mean='channel'), tmp_path).mean
     np.testing.assert_allclose(mean, np.broadcast_to(images.mean(axis=(0, 1, 2)), (5, 5, 3)), rtol=1e-6)
+
+
+def test_three_given_means(tmp_path, images):
+    data = override(DATA, ['mean=[123.7,116.3,103]'])
+    assert data.mean == (123.7, 116.3, 103.0)
+    found, own = (statistics.compute(split(images), setting, tmp_path) for setting in (data, DATA))
+    np.testing.assert_array_equal(found.mean, np.broadcast_to(np.float32([123.7, 116.3, 103]), (5, 5, 3)))
+    assert found.mean.dtype == np.float32
+    for left, right in zip(found[1:], own[1:]):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_three_given_means_without_a_training_set():
+    found = statistics.fixed((123.7, 116.3, 103.5), 6)
+    np.testing.assert_array_equal(found.mean, np.broadcast_to(np.float32([123.7, 116.3, 103.5]), (6, 6, 3)))
+    np.testing.assert_array_equal(found.eigenvalues, np.zeros(3))
+    np.testing.assert_array_equal(found.eigenvectors, np.eye(3))
+    assert {array.dtype for array in found} == {np.dtype(np.float32)}
+
+
+@pytest.mark.parametrize('mean', ['pixels', '[1,2]', '[1,2,3,4]', '[1,2,"a"]', '[-1,2,3]', '[1,2,256]', '[1,2,1e999]'])
+def test_other_means_are_refused(mean):
+    with pytest.raises(UsageError, match='pixel, channel or '):
+        override(DATA, [f'mean={mean}'])
+
+
+@pytest.mark.parametrize('mean', ['', 3, (1, 2), [1, 2, 3]])
+def test_other_means_are_refused_in_code(mean):
+    with pytest.raises(UsageError, match='must be pixel, channel or'):
+        dataclasses.replace(DATA, mean=mean)
 
 
 def test_the_colours_are_those_of_the_covariance_over_all_pixels(tmp_path, images):
@@ -110,5 +142,39 @@ def test_a_damaged_file_is_computed_again_and_said_so(tmp_path, images, computat
 
 def test_a_directory_that_cannot_be_made_is_named(tmp_path, images):
     (tmp_path / 'statistics').touch()
-    with pytest.raises(UsageError, match='choose another cache directory'):
+    with pytest.raises(UsageError, match='choose another directory'):
         statistics.compute(split(images), DATA, tmp_path)
+
+
+def test_saved_statistics_come_back_as_they_were(tmp_path, images):
+    saved = statistics.compute(split(images), DATA, tmp_path)
+    path = tmp_path / 'run' / 'statistics.npz'
+    statistics.save(path, statistics.fixed((1.0, 2.0, 3.0), 4))
+    statistics.save(path, saved)
+    for left, right in zip(statistics.load(path), saved):
+        np.testing.assert_array_equal(left, right)
+        assert left.dtype == right.dtype
+    assert [file.name for file in path.parent.iterdir()] == ['statistics.npz']
+
+
+@pytest.mark.parametrize('damage', ['missing', 'flip', 'cut', 'replace', 'version', 'text'])
+def test_saved_statistics_that_cannot_be_read_are_a_usage_error(tmp_path, images, damage):
+    path = tmp_path / 'statistics.npz'
+    if damage != 'missing':
+        statistics.save(path, statistics.compute(split(images), DATA, tmp_path))
+        content = bytearray(path.read_bytes())
+        if damage == 'flip':
+            content[content.index(b'mean.npy') + 300] ^= 1
+        elif damage == 'cut':
+            del content[-50:]
+        elif damage == 'version':
+            content[content.index(b'PK\1\2') + 6] = 255      # the version of zip that the first file needs
+        elif damage == 'text':
+            content = b'text'
+        path.write_bytes(content)
+    if damage == 'replace':
+        with np.load(path) as file:
+            arrays = dict(file)
+        np.savez(path, **arrays | {'eigenvalues': arrays['eigenvalues'] + 1})
+    with pytest.raises(UsageError, match=f'{path} is {"missing" if damage == "missing" else "damaged"}: start the run'):
+        statistics.load(path)

@@ -99,7 +99,8 @@ def _decode_image(record: Record) -> np.ndarray:
         with Image.open(io.BytesIO(record.image)) as image:
             return np.asarray(image.convert('RGB'))
     except Exception as error:      # Pillow raises many kinds for a broken file, and all mean the same here
-        raise UsageError(f'{record.name} is not a readable image ({error}): prepare the data set again.') from error
+        raise UsageError(f'{record.name} is not a readable image ({error}): replace it, or prepare the data set '
+                         'again.') from error
 
 
 def _lock(journal: IO[str], name: str) -> None:

@@ -1,4 +1,6 @@
-"""Where images come from: data sets prepared by TFDS, read without TensorFlow, and the digits of scikit-learn."""
+"""Where images come from: data sets prepared by TFDS, read without TensorFlow, folders of image files, and the digits
+of scikit-learn."""
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -6,20 +8,24 @@ import importlib.resources
 import json
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
+from rich.console import Console
 
 from lib.data import packed
 from lib.experiment import Data, UsageError
 
 DIGITS_TRAIN = 1437                     # of 1,797; the other 360 are the validation split
+FOLDER = 'folder:'
+IMAGES = ('.jpg', '.jpeg', '.png')
 
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """Images and labels of a split, in the original order of the data set."""
+    """Images and labels of a split, in the order that `load` describes."""
     name: str                           # data set, version and split: 'cifar10 3.0.2 train[:40000]'
     images: np.ndarray                  # uint8 [n, size, size, 3], in memory or an np.memmap
     labels: np.ndarray                  # int32 [n]
@@ -32,28 +38,46 @@ class Split:
 def load(data: Data, data_dir: str | None, cache_dir: Path) -> tuple[Split, Split]:
     """The training and the validation split of `data.source`, decoded and resized.
 
-    The source is 'digits' or the name of a TFDS data set in `data_dir` (by default the environment's TFDS_DATA_DIR,
-    then ~/tensorflow_datasets): the newest version there, or the one named, 'cifar10:3.0.2'. Grey images get three
-    equal channels. Images are resized to `data.resize` as packed.square describes, and kept decoded in
+    The source is 'digits', 'folder:PATH', or the name of a TFDS data set in `data_dir` (by default the environment's
+    TFDS_DATA_DIR, then ~/tensorflow_datasets): the newest version there, or the one named, 'cifar10:3.0.2'. Grey images
+    get three equal channels. Images are resized to `data.resize` as packed.square describes, and kept decoded in
     `cache_dir`/packed. Splits are written as in TFDS, 'train[:40000]', and count in the order of the examples' `id`
     where the data set has one (CIFAR's is the order of the original batches), otherwise in the order of the files.
-    Classes that are WordNet ids of ImageNet get the labels 0 to 999 they have there, and all 1,000 class names.
+    Classes that are WordNet ids of ILSVRC-2012 get the labels 0 to 999 they have there, and the names of all 1,000 are
+    in words.
+
+    A folder holds PATH/SPLIT/CLASS/*.jpg (or .jpeg, .png), or PATH/CLASS/*.jpg; then its one split is 'all'. Classes
+    are the folders with images of all splits together, in the order of their names. The images of a split are in a
+    random order that is always the same, so 'all[:1000]' is a random part of them.
 
     Raises:
       UsageError: if the data set is not prepared, not readable or not of labelled images, or a split is not in it.
     """
+    train, validation = _load(data, ('train', 'validation'), data_dir, cache_dir)
+    return train, validation
+
+
+def load_one(data: Data, wanted: Literal['train', 'validation'], data_dir: str | None, cache_dir: Path) -> Split:
+    """Only the training or only the validation split, as `load` describes; the other one need not be there.
+
+    Raises:
+      UsageError: as `load` does.
+    """
+    split, = _load(data, (wanted,), data_dir, cache_dir)
+    return split
+
+
+def _load(data: Data, which: tuple[str, ...], data_dir: str | None, cache_dir: Path) -> list[Split]:
     if data.resize is not None and data.resize < 1:
         raise UsageError(f'data.resize={data.resize}: give a number of pixels, for example --set data.resize=256.')
-    opened = _Digits(data) if data.source == 'digits' else _Prepared(data, data_dir, cache_dir)
+    opened = _open(data, data_dir, cache_dir)
     if data.image_size > opened.size:
         raise UsageError(f'data.image_size={data.image_size} cannot be cut from images of {opened.size} pixels: set '
                          f'data.resize to at least that.')
-    # Both are looked at before either is read: decoding takes hours where a data set is large.
-    parts = [_part(opened, data.train_split, 'data.train_split'),
-             _part(opened, data.validation_split, 'data.validation_split')]
-    train, validation = (_read(opened, wanted, *part)
-                         for wanted, part in zip((data.train_split, data.validation_split), parts))
-    return train, validation
+    # All are looked at before any is read: decoding takes hours where a data set is large.
+    parts = [_part(opened, getattr(data, f'{name}_split'), f'data.{name}_split') for name in which]
+    read = functools.cache(opened.read)     # both may be parts of one split
+    return [_cut(*read(part.split), part, opened) for part in parts]
 
 
 class _Digits:
@@ -102,20 +126,18 @@ class _Prepared:
         self.size = data.resize or height
         self.sizes = {split: info.num_examples for split, info in self.builder.info.splits.items()}
         names = features['label'].names
-        self.labels = _imagenet_labels(names)
-        self.class_names = tuple(names if self.labels is None else _imagenet_classes())
+        self.labels, self.class_names = _classes(names)
         self.cache_dir = cache_dir
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         info = self.builder.info.splits[split]
         identity = json.dumps([self.name, split, info.shard_lengths, info.num_bytes])   # a smaller copy is another set
-        folder = f'{self.name} {split} {self.size} {hashlib.sha256(identity.encode()).hexdigest()[:8]}'
         images, labels = packed.pack(
             f'{self.name} {split}', self.sizes[split], lambda: self._reader(split), self.size,
-            self.cache_dir / 'packed' / re.sub(r'[^\w.]+', '-', folder))
+            _store(self.cache_dir, f'{self.name} {split} {self.size}', hashlib.sha256(identity.encode()).hexdigest()))
         if labels.min() < 0:
             raise UsageError(f'{self.name} {split} has no labels: choose another split.')
-        return images, labels if self.labels is None else self.labels[labels]
+        return images, self.labels[labels]
 
     def _reader(self, split: str) -> packed.Reader:
         source = self.builder.as_data_source(split=split, decoders=self.decoders)
@@ -143,8 +165,122 @@ class _Prepared:
         return f'Example {number} of {self.name} {split}' + (f' ({own.decode()})' if own else '')
 
 
-def _part(opened: _Digits | _Prepared, wanted: str, field: str) -> tuple[str, int, int]:
-    """(split, first example, end) that TFDS notation names."""
+class _Folder:
+    """Image files by class, as `load` describes. Names are held as bytes: ImageNet has had up to 15 million files."""
+
+    def __init__(self, data: Data, cache_dir: Path):
+        self.root = Path(os.path.abspath(os.path.expanduser(data.source.removeprefix(FOLDER))))
+        self.name = f'{FOLDER}{self.root.name}'
+        if data.source == FOLDER or not self.root.is_dir():
+            raise UsageError(f'data.source={data.source} names no folder: write --set data.source={FOLDER}PATH with '
+                             f'the PATH of a folder that holds PATH/CLASS/*.jpg or PATH/SPLIT/CLASS/*.jpg.')
+        if data.resize is None:
+            raise UsageError(f'The images in {self.root} can be of any size: set what to bring them to, for example '
+                             f'--set data.resize=256.')
+        self.size, self.cache_dir = data.resize, cache_dir
+        self.folders: dict[str, dict[str, np.ndarray]] = {}     # split: {its folders below the root: names of images}
+        for folder, names in _image_folders(self.root).items():
+            split = os.path.dirname(folder) or 'all'
+            self.folders.setdefault(split, {})[folder] = names
+        self.sizes = {split: sum(map(len, folders.values())) for split, folders in self.folders.items()}
+        classes = sorted({os.path.basename(folder) for folders in self.folders.values() for folder in folders})
+        labels, self.class_names = _classes(classes)
+        self.labels = dict(zip(classes, labels))
+
+    def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        identity = hashlib.sha256()     # not of the root, so that the folder can be moved
+        with _readable(self.root), Console(stderr=True).status('Looking for changed images'):
+            root = os.fsencode(self.root)
+            for path in self._paths(split):
+                identity.update(b'%s\0%d\n' % (path, os.stat(os.path.join(root, path)).st_size))
+        # The store's labels count the folders of this split: classes that others add do not change it.
+        images, own = packed.pack(f'{self.name} {split}', self.sizes[split], lambda: self._reader(split), self.size,
+                                  _store(self.cache_dir, f'{FOLDER}{split} {self.size}', identity.hexdigest()))
+        labels = np.array([self.labels[os.path.basename(folder)] for folder in self.folders[split]])
+        return images, labels[own]
+
+    def _reader(self, split: str) -> packed.Reader:
+        hashes = (hashlib.blake2b(path, digest_size=8).digest() for path in self._paths(split))
+        order = np.argsort(np.fromiter(map(int.from_bytes, hashes), np.uint64, self.sizes[split]), kind='stable')
+        folders = list(self.folders[split].items())
+        starts = np.cumsum([0] + [len(names) for _, names in folders])
+
+        def open_image(place: int) -> packed.Record:
+            label = int(np.searchsorted(starts, place, side='right')) - 1
+            folder, names = folders[label]
+            path = self.root / folder / os.fsdecode(names[place - starts[label]])
+            with _readable(path):
+                return packed.Record(str(path), path.read_bytes(), label)
+
+        return lambda examples: [open_image(place) for place in order[examples.start:examples.stop]]
+
+    def _paths(self, split: str) -> Iterator[bytes]:
+        for folder, names in self.folders[split].items():
+            prefix = os.fsencode(folder) + b'/'
+            for name in names.tolist():
+                yield prefix + name
+
+
+def _image_folders(root: Path) -> dict[str, np.ndarray]:
+    """The sorted names of the images, bytes [n], in every folder that has some, by its path below the root.
+
+    Raises:
+      UsageError: unless there are images and all lie in folders at level one, or all at level two.
+    """
+    found, left = {}, [('', 0)]
+    with _readable(root), Console(stderr=True).status('Listing the images'):
+        while left:
+            folder, level = left.pop()
+            names = []
+            with os.scandir(root / folder) as entries:
+                for entry in entries:
+                    if entry.name.startswith('.'):
+                        continue
+                    if entry.is_dir():
+                        if level < 3:       # level 3 is looked at to say what is wrong there
+                            left.append((os.path.join(folder, entry.name), level + 1))
+                    elif entry.name.lower().endswith(IMAGES):
+                        names.append(os.fsencode(entry.name))
+            if names:
+                found[folder] = np.array(sorted(names))
+    found = dict(sorted(found.items()))
+    example = {folder.count('/') + bool(folder): os.path.join(folder, os.fsdecode(names[0]))
+               for folder, names in found.items()}
+    if not found:
+        raise UsageError(f'{root} holds no images: it must have them (.jpg, .jpeg or .png) as CLASS/*.jpg or as '
+                         f'SPLIT/CLASS/*.jpg.')
+    if set(example) not in ({1}, {2}):
+        raise UsageError(f'The images in {root} must all lie as CLASS/*.jpg or all as SPLIT/CLASS/*.jpg, not as '
+                         f'{" and ".join(example[level] for level in sorted(example))}: move or remove some.')
+    return found
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UsageError(f'{os.fsdecode(error.filename or path)} cannot be read ({error.strerror or error}): '
+                         f'make it readable or remove it.') from error
+
+
+def _open(data: Data, data_dir: str | None, cache_dir: Path) -> _Digits | _Prepared | _Folder:
+    if data.source == 'digits':
+        return _Digits(data)
+    if data.source.startswith(FOLDER):
+        return _Folder(data, cache_dir)
+    return _Prepared(data, data_dir, cache_dir)
+
+
+class _Part(NamedTuple):
+    """What TFDS notation names."""
+    wanted: str                         # as written
+    split: str
+    start: int
+    stop: int
+
+
+def _part(opened: _Digits | _Prepared | _Folder, wanted: str, field: str) -> _Part:
     match = re.fullmatch(r'([^\[\]]+)(?:\[(\d*):(\d*)\])?', wanted)
     if not match:
         raise UsageError(f'{field}={wanted}: write a split or a part of it by whole numbers, for example train or '
@@ -157,15 +293,20 @@ def _part(opened: _Digits | _Prepared, wanted: str, field: str) -> tuple[str, in
     start, stop = (int(bound) if bound else default for bound, default in zip(bounds, (0, size)))
     if not 0 <= start < stop <= size:
         raise UsageError(f'{field}={wanted} is empty or ends beyond the {size:,} examples of {split}.')
-    return split, start, stop
+    return _Part(wanted, split, start, stop)
 
 
-def _read(opened: _Digits | _Prepared, wanted: str, split: str, start: int, stop: int) -> Split:
-    images, labels = opened.read(split)
-    images = images[start:stop]
+def _cut(images: np.ndarray, labels: np.ndarray, part: _Part, opened: _Digits | _Prepared | _Folder) -> Split:
+    images = images[part.start:part.stop]
     if images.nbytes <= packed.IN_MEMORY:
         images = np.array(images)
-    return Split(f'{opened.name} {wanted}', images, labels[start:stop].astype(np.int32), opened.class_names)
+    labels = labels[part.start:part.stop].astype(np.int32)
+    return Split(f'{opened.name} {part.wanted}', images, labels, opened.class_names)
+
+
+def _store(cache_dir: Path, name: str, identity: str) -> Path:
+    """Where the decoded images lie. Images of another identity lie elsewhere."""
+    return cache_dir / 'packed' / re.sub(r'[^\w.]+', '-', f'{name} {identity[:8]}')
 
 
 def _directory(source: str, data_dir: str | None) -> Path:
@@ -185,14 +326,16 @@ def _directory(source: str, data_dir: str | None) -> Path:
 
 
 @functools.cache
-def _imagenet_classes() -> list[str]:
+def _wordnet_ids() -> list[str]:
     """The WordNet ids of ILSVRC-2012 in the order of their labels, which is that of the ids."""
     file = importlib.resources.files('tensorflow_datasets') / 'datasets' / 'imagenet2012' / 'labels.txt'
     return file.read_text().split()
 
 
-def _imagenet_labels(names: list[str]) -> np.ndarray | None:
-    """The ImageNet label of each class, or None unless every name is one of ImageNet's WordNet ids."""
-    if not set(names) <= set(_imagenet_classes()):
-        return None
-    return np.array([_imagenet_classes().index(name) for name in names])
+def _classes(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The label of each class, and the names of all labels: ImageNet's where every class is one of its WordNet ids,
+    otherwise the classes count from 0 as they come."""
+    if not set(names) <= set(_wordnet_ids()):
+        return np.arange(len(names)), tuple(names)
+    from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST  # in the order of the ids
+    return np.array([_wordnet_ids().index(name) for name in names]), tuple(IMAGENET_LABELS_LIST)

@@ -30,7 +30,8 @@ class Statistics(NamedTuple):
 def compute(train: Split, data: Data, cache_dir: Path) -> Statistics:
     """The mean image and the principal colours of the training split (AlexNet paper, sections 2 and 4.1).
 
-    With data.mean == 'channel' the mean is the same at every pixel. The result is kept in `cache_dir`/statistics and
+    With data.mean == 'channel' the mean is the same at every pixel, and with three numbers it is these; the colours are
+    always those of the training split. The result is kept in `cache_dir`/statistics and
     read from there as long as the file is intact and was made from the same split.
 
     Raises:
@@ -42,12 +43,51 @@ def compute(train: Split, data: Data, cache_dir: Path) -> Statistics:
     path = cache_dir / 'statistics' / f'{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.npz'
     statistics = _read(path, key)
     if statistics is None:
+        if path.exists():
+            print(f'{path} is damaged: computing the statistics again.', file=sys.stderr)
         statistics = _compute(train)
         _write(path, key, statistics)
     if data.mean == 'channel':
-        mean = np.mean(statistics.mean, axis=(0, 1), dtype=np.float64).astype(np.float32)
-        statistics = statistics._replace(mean=np.broadcast_to(mean, statistics.mean.shape).copy())
+        return statistics._replace(mean=_everywhere(np.mean(statistics.mean, axis=(0, 1), dtype=np.float64),
+                                                    statistics.mean.shape))
+    if data.mean != 'pixel':
+        return statistics._replace(mean=_everywhere(data.mean, statistics.mean.shape))
     return statistics
+
+
+def fixed(mean: tuple[float, float, float], size: int) -> Statistics:
+    """Given means of R, G and B (0 to 255) for stored images of `size` pixels a side, with no training set.
+
+    Nothing is known of the colours then: the eigenvalues are 0 and the eigenvectors the axes, so that colour noise adds
+    nothing. This is for evaluating weights that were trained elsewhere.
+    """
+    return Statistics(_everywhere(mean, (size, size, 3)), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
+
+
+def save(path: Path, statistics: Statistics) -> None:
+    """Writes a file for `load`, for example WORKDIR/statistics.npz: what a run needs beside its parameters.
+
+    Raises:
+      UsageError: if it cannot be written.
+    """
+    _write(path, '', statistics)
+
+
+def load(path: Path) -> Statistics:
+    """What `save` wrote.
+
+    Raises:
+      UsageError: if the file is missing or damaged.
+    """
+    statistics = _read(path, '')
+    if statistics is None:
+        raise UsageError(f'{path} is {"damaged" if path.exists() else "missing"}: start the run of that directory '
+                         f'again, which writes it.')
+    return statistics
+
+
+def _everywhere(mean: np.ndarray | tuple[float, float, float], shape: tuple[int, ...]) -> np.ndarray:
+    return np.broadcast_to(np.asarray(mean, np.float32), shape).copy()
 
 
 def _compute(train: Split) -> Statistics:
@@ -78,16 +118,14 @@ def _digest(statistics: Statistics) -> str:
 
 
 def _read(path: Path, key: str) -> Statistics | None:
-    if not path.exists():
-        return None
+    """The file's statistics; None if it is missing, damaged or was written with another key."""
     try:
         with np.load(path) as file:
             statistics = Statistics(file['mean'], file['eigenvalues'], file['eigenvectors'])
             if str(file['key']) == key and str(file['digest']) == _digest(statistics):
                 return statistics
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error):
+    except (OSError, EOFError, KeyError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error):
         pass
-    print(f'{path} is damaged: computing the statistics again.', file=sys.stderr)
     return None
 
 
@@ -98,5 +136,5 @@ def _write(path: Path, key: str, statistics: Statistics) -> None:
         np.savez(temporary, key=key, digest=_digest(statistics), **statistics._asdict())
         temporary.replace(path)
     except OSError as error:
-        raise UsageError(f'{path} cannot be written ({error.strerror or error}): choose another cache directory.') \
-            from error
+        raise UsageError(f'{path} cannot be written ({error.strerror or error}): make room there or choose another '
+                         f'directory.') from error
