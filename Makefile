@@ -3,11 +3,12 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 CONSTRAINTS := constraints-py$(if $(filter 3.11,$(VERSION)),311,312).txt
 
-.PHONY: help reproduce test slow lint
+.PHONY: help reproduce test slow peer lint
 help:
 	@echo 'make reproduce   train a small AlexNet on handwritten digits; its errors beside those of the paper'
 	@echo 'make test        the tests'
 	@echo 'make slow        the tests that take longer, marked slow'
+	@echo 'make peer        installs PyTorch and OpenCV, so that `make test` and `make slow` compare with them too'
 	@echo 'make lint        ruff'
 	@echo 'Each first installs what it needs into .venv. PYTHON=python3.12 chooses the interpreter, 3.11 or newer.'
 
@@ -19,6 +20,8 @@ test: .venv/installed-requirements-dev
 
 slow: .venv/installed-requirements-dev
 	.venv/bin/python -m pytest -m slow
+
+peer: .venv/installed-requirements-peer
 
 lint: .venv/installed-requirements-dev
 	.venv/bin/python -m ruff check
