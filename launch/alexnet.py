@@ -1,10 +1,13 @@
 """Trains and evaluates AlexNet (Krizhevsky et al. 2012) and its ablations: python -m launch.alexnet --list"""
-from launch import cli
+from launch.paper import main
+from lib.paper import Paper
 from reproductions.alexnet.experiments import EXPERIMENTS
 from reproductions.alexnet.model import build
-from reproductions.alexnet.paper import TABLES
+from reproductions.alexnet.paper import SEEN, TABLES, TWO_STEPS
+from reproductions.alexnet.weights import convert
 
-PAPER = cli.Paper('alexnet', EXPERIMENTS, build, TABLES, first_layer='conv1')
+PAPER = Paper('alexnet', EXPERIMENTS, build, TABLES, first_layer='conv1', convert=convert,
+              seen=dict.fromkeys(EXPERIMENTS, TWO_STEPS) | SEEN)
 
 if __name__ == '__main__':
-    cli.main(PAPER)
+    main(PAPER)

@@ -8,16 +8,15 @@ from pathlib import Path
 from absl import app, flags
 
 from launch import cli
-from lib import report
-from reproductions.alexnet import paper as alexnet
+from launch.papers import PAPERS
+from lib import readme
 
-PAPERS = {'alexnet': alexnet.TABLES}
 CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit with 1 if a README is not up to date.')
 ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repository whose READMEs are written.')
 
 
 def main() -> None:
-    for path, text in report.regenerate(Path(ROOT.value), PAPERS).items():
+    for path, text in readme.regenerate(Path(ROOT.value), PAPERS).items():
         if path.read_text() == text:
             continue
         if CHECK.value:

@@ -59,10 +59,6 @@ class Checkpoints(contextlib.AbstractContextManager):
         """The folder of a step, whether it exists or not."""
         return self.directory / f'{step:08d}'
 
-    def best(self) -> int | None:
-        """The newest complete step that was saved as the best; None if there is none."""
-        return max(self._marked('best'), default=None)
-
     def save(self, step: int, state: Any, progress: dict[str, Any], *, permanent: bool = False,
              best: bool = False) -> None:
         """Finishes the previous save, then starts this one: the rest happens in the background, and the arrays may be
@@ -160,21 +156,33 @@ class Checkpoints(contextlib.AbstractContextManager):
                              'that and run the same command again, which goes on from the one before.') from error
 
 
+def newest(path: Path) -> Path:
+    """The folder of the newest undamaged step.
+
+    Args:
+      path: the folder of all steps, or that of one, which is then the answer.
+
+    Raises:
+      UsageError: if there is no undamaged checkpoint.
+    """
+    path = Path(path).absolute()
+    steps = [path / f'{step:08d}' for step in reversed(_steps(path))]
+    found = next(filter(_sound, [path] if (path / 'digest.json').exists() else steps), None)
+    if found is None:
+        raise UsageError(f'There is no undamaged checkpoint in {path}: name the folder of a step, or of all steps.')
+    return found
+
+
 def read(path: Path, name: str = 'params') -> dict[str, Any]:
     """One entry of a saved state, as a nested dict of numpy arrays.
 
     Args:
-      path: the folder of a step, or of all steps: then the best is read, or the latest if none is marked best.
+      path: as in `newest`.
 
     Raises:
       UsageError: if there is no undamaged checkpoint, or it has no such entry.
     """
-    path = Path(path).absolute()
-    steps = [path / f'{step:08d}' for step in reversed(_steps(path))]
-    steps.sort(key=lambda step: not (step / 'best').exists())
-    found = next(filter(_sound, [path] if (path / 'digest.json').exists() else steps), None)
-    if found is None:
-        raise UsageError(f'There is no undamaged checkpoint in {path}: name the folder of a step, or of all steps.')
+    found = newest(path)
     saved = ocp.metadata(found).metadata
     if name not in saved:
         raise UsageError(f'The checkpoint {found} has no {name}: it has {", ".join(saved)}.')

@@ -1,6 +1,6 @@
 """Error over every example of a split, exactly once, as integer counts."""
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 import jax
@@ -30,25 +30,47 @@ def evaluate(predict: Callable, params, split: Split, statistics, data: Data, ev
     `crops` is 'centre' (one central crop) or 'ten' (AlexNet section 4.1: four corners, the centre and their
     reflections, the softmax averaged). `each` is called with the number of examples seen after every batch.
     """
-    top1 = top5 = seen = 0
-    loss = 0.0
+    found = probabilities(predict, params, split, statistics, data, evaluation, crops, mesh)
+    return count(found, expected(split, evaluation), each)
+
+
+def probabilities(predict: Callable, params, split: Split, statistics, data: Data, evaluation: Evaluation, crops: str,
+                  mesh) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
+    """(probabilities [b, classes], labels [b], mask [b]) in batches over the examples of the split, each once and in
+    order; where the mask is False an example only fills a batch up. Arguments as in `evaluate`."""
     for batch in batches.evaluation(split, evaluation.batch_size, evaluation.examples):
         images, labels, mask = (jax.device_put(array, meshes.images(mesh)) for array in batch)
-        counts = jax.device_get(_count(predict, data, crops, params, images, labels, mask, statistics))
+        yield _probabilities(predict, data, crops, params, images, statistics), labels, mask
+
+
+def count(found: Iterable[tuple[jax.Array, jax.Array, jax.Array]], examples: int,
+          each: Callable[[int], None] = lambda seen: None) -> Errors:
+    """The errors in batches of `probabilities`, which have to hold so many examples."""
+    top1 = top5 = seen = 0
+    loss = 0.0
+    for batch in found:
+        counts = jax.device_get(_count(*batch))
         top1, top5, seen = top1 + int(counts[0]), top5 + int(counts[1]), seen + int(counts[2])
         loss += float(counts[3])
         each(seen)
-    expected = len(split) if evaluation.examples is None else min(evaluation.examples, len(split))
-    assert seen == expected, f'evaluated {seen} examples of {expected}'
+    assert seen == examples, f'evaluated {seen} examples of {examples}'
     return Errors(top1, top5, seen, loss / seen)
 
 
+def expected(split: Split, evaluation: Evaluation) -> int:
+    """The number of examples that an evaluation has to see."""
+    return len(split) if evaluation.examples is None else min(evaluation.examples, len(split))
+
+
 @functools.partial(jax.jit, static_argnames=('predict', 'data', 'crops'))
-def _count(predict, data, crops, params, images, labels, mask, statistics):
+def _probabilities(predict, data, crops, params, images, statistics):
     if crops == 'ten':
-        probabilities = jax.lax.map(lambda crop: predict(params, crop), augment.ten(images, statistics, data)).mean(0)
-    else:
-        probabilities = predict(params, augment.centre(images, statistics, data))
+        return jax.lax.map(lambda crop: predict(params, crop), augment.ten(images, statistics, data)).mean(0)
+    return predict(params, augment.centre(images, statistics, data))
+
+
+@jax.jit
+def _count(probabilities, labels, mask):
     own = jnp.take_along_axis(probabilities, labels[:, None], 1)
     places = rank(probabilities, labels)
     return ((mask & (places >= 1)).sum(), (mask & (places >= 5)).sum(), mask.sum(),

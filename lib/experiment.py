@@ -25,12 +25,13 @@ def require(condition: bool, sentence: str) -> None:
 @dataclasses.dataclass(frozen=True)
 class Data:
     """What is read, and how it is changed before the network sees it. Pixels are raw RGB values from 0 to 255."""
-    source: str                             # 'digits', or a TFDS name: 'cifar10', 'imagenette/160px-v2', 'imagenet2012'
+    source: str                             # 'digits', 'folder:PATH', or a TFDS name: 'cifar10', 'imagenette/160px-v2'
     image_size: int                         # pixels a side, as the network sees them
     train_split: str = 'train'              # TFDS notation in the original order: 'train[:40000]'
     validation_split: str = 'validation'
     resize: int | None = None               # pixels: the shorter side, then the central square; None keeps the size
-    mean: Literal['pixel', 'channel'] = 'pixel'     # what is subtracted: a mean image, or one mean a channel
+    mean: Literal['pixel', 'channel'] | tuple[float, float, float] = 'pixel'    # what is subtracted: a mean image of
+    # the training set, its one mean a channel, or these three numbers for R, G and B
     pixel_scale: float = 1.0                # centred pixels are divided by this
     random_crop: bool = False               # training crops at random places, otherwise from the centre
     reflect: bool = False                   # training images are mirrored with probability 1/2
@@ -38,6 +39,9 @@ class Data:
     color_noise_scale: Literal['deviation', 'eigenvalue'] = 'deviation'     # what alpha multiplies
 
     def __post_init__(self):
+        given = isinstance(self.mean, tuple) and len(self.mean) == 3 and all(0 <= number <= 255 for number in self.mean)
+        require(given or self.mean in ('pixel', 'channel'),
+                f'data.mean={self.mean} must be pixel, channel or [R,G,B], three numbers from 0 to 255.')
         require(self.pixel_scale > 0, f'data.pixel_scale={self.pixel_scale} must be positive.')
         require(self.color_noise >= 0, f'data.color_noise={self.color_noise} must not be negative.')
 
@@ -51,17 +55,21 @@ class Optimizer:
     layer_weight_decay: tuple[tuple[str, float], ...] = ()  # (layer, decay) where it differs from weight_decay
     bias_weight_decay: bool = False
     bias_learning_rate: float = 1.0         # as a multiple of the weights' learning rate
-    schedule: Literal['constant', 'plateau', 'steps'] = 'constant'
+    schedule: Literal['constant', 'plateau', 'steps', 'cosine'] = 'constant'
     drop_factor: float = 10.0               # the learning rate is divided by this
     drops: int = 3                          # 'plateau': at most this often
     patience: int = 5                       # 'plateau': after this many evaluations without a new lowest error
-    drop_epochs: tuple[int, ...] = ()       # 'steps': at the end of these epochs
+    drop_epochs: tuple[float, ...] = ()     # 'steps': after so many epochs
+    fc_batch: int | None = None             # the fully connected layers step every so many examples; None: once a batch
+    fc_learning_rate: float = 1.0           # with fc_batch: theirs, as a multiple of the learning rate
 
     def __post_init__(self):
         require(self.learning_rate > 0, f'optimizer.learning_rate={self.learning_rate} must be positive.')
         require(0 <= self.momentum < 1, f'optimizer.momentum={self.momentum} must be at least 0 and below 1.')
         require(self.drop_factor > 0, f'optimizer.drop_factor={self.drop_factor} must be positive.')
         require(self.patience >= 1, f'optimizer.patience={self.patience} must be at least 1.')
+        require(self.fc_batch is None or self.fc_batch >= 1,
+                f'optimizer.fc_batch={self.fc_batch} must be at least 1, or none for the whole batch.')
 
 
 CROPS = {'centre': 'one central crop', 'ten': 'ten crops averaged'}      # the protocols in words
@@ -106,16 +114,19 @@ class Experiment:
     checkpoint: Checkpoint = Checkpoint()
     seed: int = 0
     steps: int | None = None                # ends a run early; None for all the epochs
+    starts_from: str | None = None          # the experiment whose parameters --init_from has to give; None for new ones
 
     def __post_init__(self):
         require(self.batch_size >= 1, f'batch_size={self.batch_size} must be at least 1.')
+        require(self.batch_size % (self.optimizer.fc_batch or 1) == 0,
+                f'optimizer.fc_batch={self.optimizer.fc_batch} must divide batch_size={self.batch_size}.')
         require(self.epochs >= 1, f'epochs={self.epochs} must be at least 1.')
         require(self.steps is None or self.steps >= 1, f'steps={self.steps} must be at least 1, or none.')
         require(0 <= self.seed < 2**32, f'seed={self.seed} must be at least 0 and below 2^32.')
 
-    def steps_at(self, epochs: int, examples: int) -> int:
+    def steps_at(self, epochs: float, examples: int) -> int:
         """The number of steps after which every one of `examples` images has been used `epochs` times."""
-        return -(-epochs * examples // self.batch_size)
+        return int(-(-epochs * examples // self.batch_size))
 
     def total_steps(self, examples: int) -> int:
         """The number of steps of the whole run on `examples` training images."""
@@ -174,7 +185,7 @@ def override(config: Any, assignments: list[str]) -> Any:
         path, sign, text = assignment.partition('=')
         if not sign:
             raise UsageError(f'--set {assignment} has no value: write --set field=value.')
-        config = _replace(config, path.strip(), text.strip(), config)
+        config = _replace(config, path.strip(), text.strip(), config, path.strip())
     return config
 
 
@@ -184,16 +195,16 @@ def change(config: Any, path: str, value: Any) -> Any:
     return dataclasses.replace(config, **{name: change(getattr(config, name), rest, value) if rest else value})
 
 
-def _replace(config: Any, path: str, text: str, whole: Any) -> Any:
+def _replace(config: Any, path: str, text: str, whole: Any, whole_path: str) -> Any:
     name, _, rest = path.partition('.')
     known = {field.name: field for field in dataclasses.fields(config)}
     inner = getattr(config, name, None)
     if name not in known or (config is whole and name in DESCRIPTION) or bool(rest) != dataclasses.is_dataclass(inner):
-        raise UsageError(_unknown(path, whole))
+        raise UsageError(_unknown(whole_path, whole))
     if rest:
-        return dataclasses.replace(config, **{name: _replace(inner, rest, text, whole)})
+        return dataclasses.replace(config, **{name: _replace(inner, rest, text, whole, whole_path)})
     hint = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: _parse(text, hint, path)})
+    return dataclasses.replace(config, **{name: _parse(text, hint, whole_path)})
 
 
 def _unknown(path: str, whole: Any) -> str:

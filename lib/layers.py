@@ -92,13 +92,14 @@ def scaled(gain: float):
 
 
 class Conv(nnx.Module):
-    """Convolution with bias. `groups` is part of the function: each of the groups reads its own input maps only."""
+    """Convolution, with a bias unless that is None. `groups` is part of the function: each of the groups reads its own
+    input maps only."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, groups: int = 1,
-                 rounding: Rounding = 'ceil', init=normal(0.01), bias: float = 0.0, rngs: nnx.Rngs):
+                 rounding: Rounding = 'ceil', init=normal(0.01), bias: float | None = 0.0, rngs: nnx.Rngs):
         shape = (kernel, kernel, inputs // groups, outputs)
         self.kernel = nnx.Param(init(rngs.params(), shape, kernel * kernel * inputs // groups))
-        self.bias = nnx.Param(jnp.full((outputs,), bias, jnp.float32))
+        self.bias = None if bias is None else nnx.Param(jnp.full((outputs,), bias, jnp.float32))
         self.stride, self.padding, self.groups, self.rounding = stride, padding, groups, rounding
 
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -108,7 +109,7 @@ class Conv(nnx.Module):
             y = convolution(mesh.all_maps(x), self.kernel[...], self.stride, padding)
         else:
             y = grouped_convolution(x, self.kernel[...], self.stride, padding, self.groups)
-        return mesh.own_maps(y + self.bias[...])
+        return mesh.own_maps(y if self.bias is None else y + self.bias[...])
 
 
 class Local(nnx.Module):
@@ -133,15 +134,15 @@ class Local(nnx.Module):
 
 
 class Linear(nnx.Module):
-    """Fully connected layer; maps are flattened first, height, width, map."""
+    """Fully connected layer, with a bias unless that is None; maps are flattened first, height, width, map."""
 
-    def __init__(self, inputs: int, outputs: int, *, init=normal(0.01), bias: float = 0.0, rngs: nnx.Rngs):
+    def __init__(self, inputs: int, outputs: int, *, init=normal(0.01), bias: float | None = 0.0, rngs: nnx.Rngs):
         self.kernel = nnx.Param(init(rngs.params(), (inputs, outputs), inputs))
-        self.bias = nnx.Param(jnp.full((outputs,), bias, jnp.float32))
+        self.bias = None if bias is None else nnx.Param(jnp.full((outputs,), bias, jnp.float32))
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        x = mesh.all_maps(x).reshape(x.shape[0], -1)
-        return mesh.own_maps(x @ self.kernel[...] + self.bias[...])
+        y = mesh.all_maps(x).reshape(x.shape[0], -1) @ self.kernel[...]
+        return mesh.own_maps(y if self.bias is None else y + self.bias[...])
 
 
 def dropout(x: jax.Array, rate: float, key: jax.Array | None) -> jax.Array:

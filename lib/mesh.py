@@ -3,12 +3,14 @@
 Placement changes nothing but where the arithmetic happens. Parameters are split on their last axis, the feature maps
 they produce, over `model` where that divides it, and else are on every device; images are split over `data`.
 """
+import contextlib
 import math
 import os
 import re
+from collections.abc import Collection
 
 import jax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lib.experiment import UsageError
 
@@ -46,9 +48,20 @@ def make(text: str) -> Mesh:
                          devices=jax.devices()[:math.prod(shape)])
 
 
-def placement(tree, mesh: Mesh):
-    """For each array of a tree (or its shape), its sharding: the last axis over `model` where that divides it."""
-    return jax.tree.map(lambda a: NamedSharding(mesh, _split_last(a.shape, mesh.shape['model'])), tree)
+def placement(tree, mesh: Mesh | AbstractMesh, over_all: Collection[str] = ()):
+    """For each array of a tree (or its shape), its sharding: the last axis over `model` where that divides it. Layers
+    named in `over_all` are split over the devices of `data` too: see `model_parallel`."""
+    def place(path, array):
+        axes = ('data', 'model') if any(getattr(key, 'key', None) in over_all for key in path) else ('model',)
+        return NamedSharding(mesh, _split_last(array.shape, math.prod(mesh.shape[axis] for axis in axes), axes))
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def settle(tree, over_all: Collection[str] = ()):
+    """Leaves each array of a tree where `placement` puts it. Without a mesh, nothing."""
+    devices = jax.sharding.get_abstract_mesh()
+    return tree if devices.empty else jax.lax.with_sharding_constraint(tree, placement(tree, devices, over_all))
 
 
 def images(mesh: Mesh) -> NamedSharding:
@@ -76,10 +89,23 @@ def own_maps(x: jax.Array) -> jax.Array:
     return _constrain(x, PartitionSpec('data', *spec[1:]))
 
 
-def _split_last(shape: tuple[int, ...], parts: int) -> PartitionSpec:
+@contextlib.contextmanager
+def model_parallel():
+    """Within it all devices are of `model`: they work on the same examples, each on its own part of the feature maps
+    (Krizhevsky 2014, "One weird trick", for the fully connected layers). Without a mesh, nothing."""
+    devices = jax.sharding.get_abstract_mesh()
+    if devices.empty:
+        yield
+    else:
+        together = AbstractMesh((1, devices.size), ('data', 'model'), axis_types=(AxisType.Auto,) * 2)
+        with jax.sharding.use_abstract_mesh(together):
+            yield
+
+
+def _split_last(shape: tuple[int, ...], parts: int, axes: tuple[str, ...] = ('model',)) -> PartitionSpec:
     if not shape or shape[-1] % parts:
         return PartitionSpec(*[None] * len(shape))
-    return PartitionSpec(*[None] * (len(shape) - 1), 'model')
+    return PartitionSpec(*[None] * (len(shape) - 1), axes)
 
 
 def _constrain(x, spec):

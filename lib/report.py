@@ -4,13 +4,13 @@ A paper's tables are data (`Table`, `Row`, `Column`; `Race` for a figure about s
 rule of this module: unlike is never compared with like in silence. A number measured on other data, another network,
 fewer epochs or a changed recipe carries a dagger, and the lines under the table say why.
 """
+import collections
 import dataclasses
-import functools
 import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,22 +37,24 @@ class Column:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A row of a paper's table. It names the experiment that reproduces it or says why none does.
+    """A row of a paper's table. It names what reproduces it, one experiment or several averaged, or says why none does.
 
     Raises:
-      ValueError: if it has neither an experiment nor a reason, or both.
+      ValueError: if it has neither an experiment nor members nor a reason, or two of them.
     """
     name: str
     values: tuple[float | None, ...]                    # %, one a column, as printed; None for a dash
     experiment: str | None = None                       # in the paper's EXPERIMENTS
-    why: str = ''                                       # no experiment reproduces this row, because ...
+    members: tuple[str, ...] = ()                       # instead: the experiments whose networks are averaged
+    why: str = ''                                       # or: no experiment reproduces this row, because ...
     minus: str | None = None                            # the values are differences: `experiment` minus this one
     protocol: Literal['centre', 'ten'] | None = None    # crops of the test; None if the paper does not say
+    parameters: int | None = None                       # of each network; None if the paper does not say
     note: str = ''                                      # what the paper says of this row
     memory: bool = False                                # written down from memory, not yet checked against the paper
 
     def __post_init__(self) -> None:
-        if bool(self.experiment) == bool(self.why):
+        if bool(self.experiment) + bool(self.members) + bool(self.why) != 1:
             raise ValueError(f'row {self.name!r} must name its experiment, or else say why it has none')
 
 
@@ -69,9 +71,8 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     examples: int | None = None                         # in the split that was evaluated
+    train_examples: int | None = None                   # in the training set
     epochs: int | None = None                           # of the paper's training
-    network: str = ''                                   # the paper's name for what it trained
-    parameters: int | None = None                       # of that network
 
     def __post_init__(self) -> None:
         for row in self.rows:
@@ -123,6 +124,8 @@ COMMON = ('paper', 'experiment', 'overrides', 'differences', 'seed', 'commit', '
           'seconds', 'peak_memory_gib', 'command', 'date', 'machine')
 TRAINING = ('epochs', 'steps', 'training_loss', 'parameters', 'errors')
 ERROR = ('split', 'protocol', 'top1', 'top5', 'seen')
+EVALUATION = ('members', 'errors')                      # of networks that were trained before, averaged if several
+MEMBER = ('experiment', 'origin', 'seed', 'epochs', 'parameters')
 ARM = ('name', 'learning_rate', 'seed', 'epochs_to', 'epochs', 'seen', 'curve')
 
 
@@ -157,11 +160,12 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def _check(results: Any, path: Path) -> None:
-    keys = [*COMMON, *(('arms', 'target') if isinstance(results, dict) and 'arms' in results else TRAINING)]
-    for key in keys:
+    kinds = {'arms': ('arms', 'target'), 'members': EVALUATION}
+    kind = next((name for name in kinds if isinstance(results, dict) and name in results), None)
+    for key in (*COMMON, *kinds.get(kind, TRAINING)):
         _need(results, key, key, path)
-    for name, inner in (('arms', ARM),) if 'arms' in results else (('errors', ERROR),):
-        for i, item in enumerate(results[name]):
+    for name, inner in (('arms', ARM), ('errors', ERROR), ('members', MEMBER)):
+        for i, item in enumerate(results.get(name, ())):
             for key in inner:
                 _need(item, key, f'{name}[{i}].{key}', path)
 
@@ -190,9 +194,21 @@ def sheets(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: s
         if isinstance(table, Race):
             if table.experiment in experiments and 'arms' in results:
                 found.append(_race(results, table))
-        elif 'arms' not in results and any(row.experiment in experiments for row in table.rows):
+        elif 'arms' not in results and any(concerns(results, row, experiments) for row in table.rows):
             found.append(_table(results, table, experiments))
     return found
+
+
+def concerns(results: dict[str, Any], row: Row, experiments: set[str]) -> bool:
+    """A run, or an evaluation of one network, speaks to the rows of its experiments; an average to all averages."""
+    if row.members:
+        return len(networks(results)) > 1
+    return len(networks(results)) == 1 and row.experiment in experiments
+
+
+def networks(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """What is known of each network in a result: of a run, that is the result itself."""
+    return results.get('members', [results])
 
 
 def _error(results: dict[str, Any], row: Row, column: Column) -> dict[str, Any] | None:
@@ -204,10 +220,10 @@ def _error(results: dict[str, Any], row: Row, column: Column) -> dict[str, Any] 
 
 
 def _same_data(results: dict[str, Any], table: Table | Race) -> bool:
-    return re.split(r'[\s:,]', results['data']['name'])[0] == table.source
+    return results['data']['name'].split()[0] == table.source
 
 
-def unlike(results: dict[str, Any], table: Table, column: Column, seen: int) -> list[str]:
+def unlike(results: dict[str, Any], table: Table, row: Row, column: Column, seen: int) -> list[str]:
     """Why a number of this run is not the quantity that the paper printed in a column, one sentence each; the
     differences from the published recipe, which `recipe` lists, left out."""
     name, reasons = results['data']['name' if column.split == 'train' else 'validation_name'], []
@@ -219,12 +235,21 @@ def unlike(results: dict[str, Any], table: Table, column: Column, seen: int) -> 
         reasons.append(f'Fewer examples: the paper evaluated {table.examples:,}, this run {seen:,}.'
                        if seen < table.examples else
                        f'More examples: the paper evaluated {table.examples:,}, this run {seen:,}.')
-    if table.parameters not in (None, results['parameters']):
-        reasons.append(f'Another network: {results["parameters"]:,} parameters are not the {table.parameters:,} of '
-                       f'{table.network}.')
-    if table.epochs is not None and round(results['epochs'], 2) != table.epochs:
-        reasons.append(f'{number(results["epochs"])} epochs of training here, {table.epochs} in the paper.')
+    for network in networks(results):
+        if row.parameters not in (None, network['parameters']):
+            reasons.append(f'Another network: {network["parameters"]:,} parameters, {row.parameters:,} in the paper.')
+        if network['epochs'] is None:
+            reasons.append('Trained elsewhere, by a recipe of its own.')
+        elif table.epochs is not None and round(network['epochs'], 2) != table.epochs:
+            reasons.append(f'{number(network["epochs"])} epochs of training here, {table.epochs} in the paper.')
+    ours = [network['experiment'] for network in networks(results)]
+    if row.members and sorted(ours) != sorted(row.members):
+        reasons.append(f'{row.name}: other networks, {listed(ours)} here and {listed(row.members)} in the paper.')
     return reasons
+
+
+def listed(names: Iterable[str]) -> str:
+    return ' and '.join(f'{count} x {name}' for name, count in collections.Counter(names).items())
 
 
 def recipe(results: dict[str, Any]) -> str:
@@ -239,25 +264,27 @@ def _plain(value: Any) -> str:
     return words.get(str(value), str(value))
 
 
-def _ours(results: dict[str, Any], table: Table, row: Row, i: int) -> tuple[str, list[str]]:
+def cell(results: dict[str, Any], table: Table, row: Row, i: int) -> tuple[str, list[str]]:
     """The text of one cell of ours, and the reasons for its dagger."""
     column, printed = table.columns[i], row.values[i]
-    if printed is None or row.minus:
+    # A table that prints both has a test set whose labels are not public.
+    withheld = column.split == 'test' and any(other.split == 'validation' for other in table.columns)
+    if printed is None or row.minus or withheld:
         return '', []
     error = _error(results, row, column)
     if error is None:
         how = CROPS[row.protocol] if row.protocol else f'the {column.split} split'
         return f'-{DAGGER}', [f'{row.name}: not measured by this run with {how}.']
-    reasons = unlike(results, table, column, error['seen'])
+    reasons = unlike(results, table, row, column, error['seen'])
     dagger = DAGGER if reasons or results['differences'] else ''
     return beside(error[column.metric], printed) + dagger, reasons
 
 
 def _table(results: dict[str, Any], table: Table, experiments: set[str]) -> Sheet:
-    speaking = tuple(row.experiment in experiments for row in table.rows)
+    speaking = tuple(concerns(results, row, experiments) for row in table.rows)
     cells, reasons, notes = [], [], []
     for row, speaks in zip(table.rows, speaking):
-        answers = [_ours(results, table, row, i) if speaks else ('', []) for i in range(len(table.columns))]
+        answers = [cell(results, table, row, i) if speaks else ('', []) for i in range(len(table.columns))]
         cells.append([(printed(value, column, row), ours)
                       for value, column, (ours, _) in zip(row.values, table.columns, answers)])
         reasons += [reason for _, found in answers for reason in found]
@@ -294,7 +321,7 @@ def beside(ours: float | None, paper: float) -> str:
 
 
 def number(value: float) -> str:
-    """A count of epochs, with at most two decimals."""
+    """A count of epochs or of millions, with at most two decimals."""
     return f'{round(value, 2):,g}'
 
 
@@ -345,13 +372,13 @@ def speed_up(grid: Sequence[Entrant], faster: str, slower: str) -> tuple[float, 
     return epochs / winners[faster].reached, bound
 
 
-def _times(factor: tuple[float, bool] | None) -> str:
+def times(factor: tuple[float, bool] | None) -> str:
     return 'undecided' if factor is None else f'{"more than " * factor[1]}{factor[0]:.1f} times'
 
 
 def _race(results: dict[str, Any], race: Race) -> Sheet:
     grid, target = entrants(results), number(results['target'])
-    winners, reasons = best(grid), _race_unlike(results, race)
+    winners, reasons = best(grid), race_unlike(results, race)
     dagger = DAGGER * bool(reasons)
     rows, ours = [], []
     for e in grid:
@@ -365,7 +392,7 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
         ours.append(wins)
     factor = speed_up(grid, race.faster, race.slower)
     verdict = (f'{race.faster} never fell below {target} %' if factor is None else
-               f'{race.slower} needs {_times(factor)}{dagger} the epochs of {race.faster}, each at its best learning '
+               f'{race.slower} needs {times(factor)}{dagger} the epochs of {race.faster}, each at its best learning '
                'rate')
     notes = [f'{verdict}; the paper: {race.claim}.', *reasons]
     for name, winner in winners.items():
@@ -377,7 +404,7 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
                  header, tuple(rows), tuple(ours), tuple(notes))
 
 
-def _race_unlike(results: dict[str, Any], race: Race) -> list[str]:
+def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
     reasons, seen = [], min(arm['seen'] for arm in results['arms'])
     if not _same_data(results, race):
         reasons.append(f'{DAGGER} Other data: {results["data"]["name"]} is not {race.data}.')
@@ -412,6 +439,13 @@ def _part(seen: int, examples: int) -> str:
 def provenance(results: dict[str, Any]) -> list[str]:
     """Where the numbers come from: data, length, machine, command; one line each."""
     data, seconds = results['data'], results['seconds']
+    where = f'on {results["devices"]} x {results["device"]} (mesh {results["mesh"]}), {results["machine"]}.'
+    versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
+    source = f'Commit {results["commit"]}, {results["date"]}, {versions}.'
+    if 'members' in results:
+        return [f'Data: {data["validation_examples"]:,} examples ({data["validation_name"]}).',
+                *(f'Network: {member["origin"]}.' for member in results['members']),
+                f'Evaluation took {seconds:,.0f} s and at most {results["peak_memory_gib"]:.2f} GiB {where}', source]
     grid = entrants(results) if 'arms' in results else []
     seeds = max((e.seeds for e in grid), default=1)
     length = (f'{len(results["arms"])} runs, {number(sum(arm["epochs"] for arm in results["arms"]))} epochs in all'
@@ -423,11 +457,8 @@ def provenance(results: dict[str, Any]) -> list[str]:
         loss = results['training_loss']
         lines[-1] += (' Last training loss ' + ('not a number: training diverged.' if loss is None or
                                                 not math.isfinite(loss) else f'{loss:.3f}.'))
-    versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
     hours = f' ({seconds / 3600:.1f} h)' if seconds >= 3600 else ''
-    return lines + [f'Took {seconds:,.0f} s{hours} and at most {results["peak_memory_gib"]:.2f} GiB on '
-                    f'{results["devices"]} x {results["device"]} (mesh {results["mesh"]}), {results["machine"]}.',
-                    f'Commit {results["commit"]}, {results["date"]}, {versions}.']
+    return lines + [f'Took {seconds:,.0f} s{hours} and at most {results["peak_memory_gib"]:.2f} GiB {where}', source]
 
 
 def show(results: dict[str, Any], tables: Iterable[Table | Race], console: Console, speaks_to: str,
@@ -464,36 +495,7 @@ def _print(sheet: Sheet, console: Console) -> None:
         console.print()
 
 
-# -------------------------------------------------------------------------------------------------- in a README
-
-BLOCK = re.compile(r'<!-- generated: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
-
-
-def markdown(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str,
-             pictures: Sequence[str] = ()) -> str:
-    """The same report as `show`, for a README; `pictures` are paths as seen from it."""
-    found = sheets(results, tables, speaks_to)
-    parts = []
-    for sheet in found if 'arms' in results else [measured(results), *found]:
-        lines = [f'**{sheet.title}**', '', _line(name.replace('\n', ' ') for name in sheet.header),
-                 _line(['---'] + ['---:'] * (len(sheet.header) - 1))]
-        for row, ours in zip(sheet.rows, sheet.ours):
-            lines.append(_line([f'**{cell}**' if ours and cell else cell for cell in map(_escape, row)]))
-        parts.append('\n'.join(lines))
-        if sheet.notes:
-            parts.append('\n'.join(f'- {_escape(note)}' for note in sheet.notes))
-    parts += [f'![{Path(picture).stem}]({picture})' for picture in pictures]
-    parts.append('\n'.join(f'- {_escape(line)}' for line in [recipe(results), *provenance(results)] if line))
-    return '\n\n'.join([*parts, f'```\n{results["command"]}\n```']) + '\n'
-
-
-def _line(cells: Iterable[str]) -> str:
-    return '| ' + ' | '.join(cells) + ' |'
-
-
-def _escape(text: str) -> str:
-    return re.sub(r'([|*_<\[\]])', r'\\\1', text)
-
+# ------------------------------------------------------------------------------------------- all committed results
 
 def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str) -> Iterator[Finding]:
     """Every number of the paper that a run speaks to, with ours."""
@@ -501,18 +503,20 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to:
         if isinstance(table, Race):
             if table.experiment == speaks_to and 'arms' in results:
                 grid = entrants(results)
-                ours = _times(speed_up(grid, table.faster, table.slower))
+                ours = times(speed_up(grid, table.faster, table.slower))
                 winners = best(grid)
                 epochs = ', '.join(f'{name} {number(e.reached)}' for name, e in winners.items())
                 yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
-                              ours + DAGGER * bool(_race_unlike(results, table)), epochs or '-',
+                              ours + DAGGER * bool(race_unlike(results, table)), epochs or '-',
                               max(e.seeds for e in grid))
         elif 'arms' not in results:
             for row in table.rows:
                 for i, column in enumerate(table.columns):
-                    if row.experiment == speaks_to and not row.minus and row.values[i] is not None:
+                    if concerns(results, row, {speaks_to}) and not row.minus and row.values[i] is not None:
+                        epochs = {network['epochs'] for network in networks(results)}
                         yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),
-                                      _ours(results, table, row, i)[0], number(results['epochs']), 1)
+                                      cell(results, table, row, i)[0],
+                                      ', '.join('unknown' if e is None else number(e) for e in epochs), 1)
 
 
 def committed(folder: Path, tables: Iterable[Table | Race]) -> str:
@@ -535,61 +539,3 @@ def committed(folder: Path, tables: Iterable[Table | Race]) -> str:
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
     """The results committed in `folder`/results, by the name of their folder."""
     return {path.parent.name: read(path) for path in sorted(Path(folder).glob('results/*/results.json'))}
-
-
-def regenerate(root: Path, papers: Mapping[str, Sequence[Table | Race]]) -> dict[Path, str]:
-    """Every README of the repository with its generated blocks written anew: {path: text}.
-
-    A block lies between `<!-- generated: NAME -->` and `<!-- end -->`. In reproductions/PAPER/README.md it reports
-    results/NAME/results.json; the README at the top has one, `headline`: all committed results in one table.
-
-    Args:
-      root: of the repository.
-      papers: {folder under reproductions: the paper's tables}
-
-    Raises:
-      UsageError: if a block has no end, or its results are missing or broken.
-    """
-    texts = {}
-    top = root / 'README.md'
-    if top.exists():
-        texts[top] = _fill(top, lambda name: _headline(root, papers) if name == 'headline' else None)
-    for paper, tables in papers.items():
-        path = root / 'reproductions' / paper / 'README.md'
-        if path.exists():
-            texts[path] = _fill(path, functools.partial(_block, path.parent / 'results', tables))
-    return texts
-
-
-def _fill(path: Path, content: Callable[[str], str | None]) -> str:
-    def fill(match: re.Match[str]) -> str:
-        name, body = match.groups()
-        text = None if '<!-- generated:' in body else content(name)
-        if text is None:
-            raise UsageError(f'{path} has a generated block {name!r} without an end, or one that nothing fills.')
-        return f'<!-- generated: {name} -->\n{text}<!-- end -->'
-
-    old = path.read_text()
-    new, blocks = BLOCK.subn(fill, old)
-    if blocks != old.count('<!-- generated:'):
-        raise UsageError(f'{path} has a generated block that is not closed: write <!-- end --> on a line after it.')
-    return new
-
-
-def _block(folder: Path, tables: Sequence[Table | Race], name: str) -> str:
-    results = read(folder / name / 'results.json')
-    pictures = [f'results/{name}/{path.name}' for path in sorted((folder / name).glob('*.png'))]
-    return markdown(results, tables, results['experiment'], pictures)
-
-
-def _headline(root: Path, papers: Mapping[str, Sequence[Table | Race]]) -> str:
-    lines = [_line(('', 'paper', 'ours (ours - paper)', 'data', 'epochs', 'n', 'result')),
-             _line(['---', '---:', '---:', '---', '---', '---:', '---'])]
-    for paper, tables in papers.items():
-        for name, results in kept(root / 'reproductions' / paper).items():
-            for f in findings(results, tables, results['experiment']):
-                lines.append(_line((*map(_escape, (f'{paper}, {f.claim}', f.paper, f.ours, results['data']['name'],
-                                                   f.epochs)), str(f.seeds),
-                                    f'[{name}](reproductions/{paper}/README.md)')))
-    footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
-    return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')

@@ -1,4 +1,5 @@
-"""What a network is to the rest of the library: three pure functions."""
+"""What a network is to the rest of the library: a few pure functions."""
+import collections
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -6,31 +7,84 @@ import jax
 import optax
 from flax import nnx
 
-Params = dict[str, Any]     # {layer: {'kernel': array, 'bias': array}}, float32
+Params = dict[str, Any]     # {layer: {'kernel': array, 'bias': array, ...}}, float32
+
+# Loss of each example, [n] from logits [n, classes] and labels [n], and the probabilities that belong to it.
+LOSSES = {
+    'softmax': (optax.softmax_cross_entropy_with_integer_labels, jax.nn.softmax),
+    # One logistic unit a class, summed over the classes (Krizhevsky 2014); the probabilities do not sum to one.
+    'logistic': (lambda logits, labels: optax.sigmoid_binary_cross_entropy(
+        logits, jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype)).sum(1), jax.nn.sigmoid),
+}
+
+
+class Head(NamedTuple):
+    """The fully connected end of a network, for recipes that train it in smaller batches than the convolutions."""
+    layers: tuple[str, ...]                             # by name
+    features: Callable[..., jax.Array]                  # params, images, key -> what the first of them reads
+    loss: Callable[..., tuple[jax.Array, jax.Array]]    # params, features, labels, key -> mean loss, logits
 
 
 class Task(NamedTuple):
-    """The interface between a paper and the library."""
-    init: Callable[[jax.Array], Params]                                 # key -> params
-    loss: Callable[..., tuple[jax.Array, jax.Array]]    # params, images, labels, key -> mean loss, logits [n, classes]
+    """The interface between a paper and the library.
+
+    `moved` in what `loss` returns is a part of the parameters with new values, {} for most networks: averages that a
+    step moves without a gradient (batch normalisation's).
+    """
+    init: Callable[[jax.Array], Params]                 # key -> params
+    loss: Callable[..., tuple[jax.Array, tuple[jax.Array, Params]]]
+    #   params, images, labels, key -> mean loss, (logits [n, classes], moved)
     predict: Callable[[Params, jax.Array], jax.Array]   # params, images [n, h, w, 3] -> probabilities [n, classes]
+    activations: Callable[[Params, jax.Array], dict[str, jax.Array]]
+    #   params, images -> the output of every layer by its name, in the order of the network, without dropout
+    head: Head | None                                   # None if the network has no such end
 
 
-def classifier(build: Callable[[nnx.Rngs], nnx.Module]) -> Task:
-    """The task of a network that gives logits and is trained on the cross-entropy of their softmax.
+def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str = 'softmax', head: tuple[str, ...] = ()) -> Task:
+    """The task of a network that gives logits.
 
-    `build(rngs)` makes the module; called with images, and a dropout key in training, it returns logits.
+    Args:
+      build: makes the module from its random streams. Called as `network(images, key, tap)` it returns logits; a key is
+        for dropout and means training, and `tap(name, x)` is called with the output of every layer and returns what
+        the next one reads.
+      loss: of LOSSES.
+      head: names of its fully connected layers, if it has `features(images, key)` and `classify(features, key)` and
+        the latter reads these layers only.
     """
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))
+    each, probabilities = LOSSES[loss]
 
     def init(key):
-        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(params=key)), nnx.Param))
+        return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(params=key))))
 
-    def loss(params, images, labels, key):
-        logits = nnx.merge(graph, params)(images, key)
-        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean(), logits
+    def whole_loss(params, images, labels, key):
+        network = nnx.merge(graph, params)
+        logits = network(images, key)
+        return each(logits, labels).mean(), (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
     def predict(params, images):
-        return jax.nn.softmax(nnx.merge(graph, params)(images, None))
+        return probabilities(nnx.merge(graph, params)(images))
 
-    return Task(init, loss, predict)
+    def activations(params, images):
+        found = collections.OrderedDict()       # whose order survives jit
+        nnx.merge(graph, params)(images, tap=lambda name, x: found.setdefault(name, x))
+        return found
+
+    def features(params, images, key):
+        return nnx.merge(graph, params).features(images, key)
+
+    def head_loss(params, features, labels, key):
+        logits = nnx.merge(graph, params).classify(features, key)
+        return each(logits, labels).mean(), logits
+
+    return Task(init, whole_loss, predict, activations, Head(head, features, head_loss) if head else None)
+
+
+def count(params: Params) -> int:
+    """The number of parameters that are trained: all but the moving averages of batch normalisation."""
+    return sum(array.size for layer in params.values() for name, array in layer.items() if name not in ('mean', 'var'))
+
+
+def untapped(name: str, x: jax.Array) -> jax.Array:
+    """The tap of a network that nobody looks into."""
+    return x

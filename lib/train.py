@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-import optax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -19,8 +19,8 @@ from lib.checkpoint import Checkpoints
 from lib.data import augment, batches
 from lib.data.sources import Split
 from lib.evaluate import evaluate
-from lib.experiment import CROPS, Experiment, UsageError
-from lib.task import Task
+from lib.experiment import CROPS, Experiment, UsageError, require
+from lib.task import Params, Task
 
 LOG_EVERY = 20      # steps between two lines of metrics.jsonl
 
@@ -54,37 +54,93 @@ class Outcome(NamedTuple):
 
 def make_step(task: Task, experiment: Experiment) -> Callable:
     """The compiled training step: (state, images uint8, labels, statistics, step number, learning rate) to
-    (state, mean loss, number of wrong answers). State is {'params', 'velocity'} and is donated."""
+    (state, mean loss, number of wrong answers). State is {'params', 'velocity'}, two trees alike, and is donated.
+
+    Raises:
+      UsageError: if `optimizer.fc_batch` is set and the network has no fully connected end.
+    """
+    optimizer = experiment.optimizer
+    require(optimizer.fc_batch is None or task.head is not None,
+            f'optimizer.fc_batch={optimizer.fc_batch} is for networks that end in fully connected layers without batch '
+            'normalisation: leave it at none.')
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, images, labels, statistics, number, learning_rate):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.seed), number))
         crops = augment.train(augment_key, images, statistics, experiment.data)
-        gradient = jax.value_and_grad(task.loss, has_aux=True)
-        (loss, logits), gradients = gradient(state['params'], crops, labels, dropout_key)
-        sgd = optimizers.sgd(experiment.optimizer, learning_rate)
-        updates, velocity = sgd.update(gradients, state['velocity'], state['params'])
-        state = {'params': optax.apply_updates(state['params'], updates), 'velocity': velocity}
+        advance = _whole_batch if optimizer.fc_batch is None else _variable_batch
+        state, loss, logits = advance(task, optimizer, state, crops, labels, dropout_key, learning_rate)
+        state = meshes.settle(state, () if optimizer.fc_batch is None else task.head.layers)
         return state, loss, (logits.argmax(-1) != labels).sum()
 
     return step
 
 
-def init(task: Task, experiment: Experiment, mesh) -> dict:
-    """The state before the first step, every array on the devices that hold it."""
-    def make(key):
-        params = task.init(key)
-        return {'params': params, 'velocity': optimizers.sgd(experiment.optimizer, 0.0).init(params)}
+def _whole_batch(task, optimizer, state, images, labels, key, learning_rate):
+    gradient = jax.value_and_grad(task.loss, has_aux=True)
+    (loss, (logits, moved)), gradients = gradient(state['params'], images, labels, key)
+    params, velocity = optimizers.update(optimizer, learning_rate, gradients, state['velocity'], state['params'])
+    params |= {layer: params[layer] | values for layer, values in moved.items()}
+    return {'params': params, 'velocity': velocity}, loss, logits
 
-    key = jax.random.key(experiment.seed)
-    return jax.jit(make, out_shardings=meshes.placement(jax.eval_shape(make, key), mesh))(key)
+
+def _variable_batch(task, optimizer, state, images, labels, key, learning_rate):
+    """Krizhevsky 2014, "One weird trick", section 4: the fully connected layers take a step every `fc_batch` examples,
+    the convolutions one with the mean of all the gradients that come back. On a mesh the devices of `data` share the
+    images among them for the convolutions, and the feature maps for the fully connected layers."""
+    head, names = task.head, task.head.layers
+
+    def part(tree, of_head):
+        return {layer: values for layer, values in tree.items() if (layer in names) == of_head}
+
+    trunk, end = part(state['params'], False), part(state['params'], True)
+    features, back = jax.vjp(lambda trunk: head.features(trunk | end, images, key), trunk)
+    pieces = len(images) // optimizer.fc_batch
+
+    def advance(carry, piece):
+        end, velocity = carry
+        features, labels, key = piece
+        gradient = jax.value_and_grad(lambda end, features: head.loss(trunk | end, features, labels, key), (0, 1),
+                                      has_aux=True)
+        (loss, logits), (gradients, returned) = gradient(end, features)
+        rate = learning_rate * optimizer.fc_learning_rate
+        return optimizers.update(optimizer, rate, gradients, velocity, end), (returned, loss, logits)
+
+    def in_pieces(array):
+        return array.reshape(pieces, optimizer.fc_batch, *array.shape[1:])
+
+    with meshes.model_parallel():
+        (end, end_velocity), (returned, losses, logits) = jax.lax.scan(
+            advance, (end, part(state['velocity'], True)),
+            (in_pieces(features), in_pieces(labels), jax.random.split(key, pieces)))
+    gradients, = back(returned.reshape(features.shape) / pieces)
+    trunk, velocity = optimizers.update(optimizer, learning_rate, gradients, part(state['velocity'], False), trunk)
+    state = {'params': trunk | end, 'velocity': velocity | end_velocity}
+    return state, losses.mean(), logits.reshape(len(images), -1)
+
+
+def init(task: Task, experiment: Experiment, mesh, start: Params | None = None) -> dict:
+    """The state before the first step, every array on the devices that hold it: new parameters, save those of the
+    layers in `start`."""
+    def make(key, start):
+        params = task.init(key) | start
+        return {'params': params, 'velocity': jax.tree.map(jnp.zeros_like, params)}
+
+    given = jax.random.key(experiment.seed), start or {}
+    return jax.jit(make, out_shardings=placement(task, experiment, jax.eval_shape(make, *given), mesh))(*given)
+
+
+def placement(task: Task, experiment: Experiment, state: dict, mesh) -> dict:
+    """Where each array of the state lies. With `optimizer.fc_batch`, all devices share the fully connected layers."""
+    return meshes.placement(state, mesh, () if experiment.optimizer.fc_batch is None else task.head.layers)
 
 
 def fit(task: Task, experiment: Experiment, train: Split, validation: Split, statistics, mesh, workdir: Path,
-        console: Console, stop: Callable[[], bool]) -> Outcome:
+        console: Console, stop: Callable[[], bool], start: Params | None = None) -> Outcome:
     """Trains until `experiment` says it is over, evaluating, saving and logging to `workdir` on the way.
 
-    The error before the first step is measured too. `stop()` is asked after every step and batch of an evaluation.
+    Layers in `start` begin with the parameters there, the others with new ones. The error before the first step is
+    measured too. `stop()` is asked after every step and batch of an evaluation.
 
     Raises:
       Interrupted: if `stop()` became true. The same call continues there.
@@ -99,7 +155,7 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
         raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '
                          f'model.classes to at least {labels}.')
     with jax.set_mesh(mesh):
-        return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop).run()
+        return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop, start).run()
 
 
 def _outputs(task: Task, experiment: Experiment) -> int:
@@ -110,7 +166,7 @@ def _outputs(task: Task, experiment: Experiment) -> int:
 class _Training:
     """The state of one call of `fit`: arrays on devices, evaluations so far, and what is on disk."""
 
-    def __init__(self, task, experiment, train, validation, statistics, mesh, workdir, console, stop):
+    def __init__(self, task, experiment, train, validation, statistics, mesh, workdir, console, stop, start):
         self.task, self.experiment, self.train, self.mesh = task, experiment, train, mesh
         self.judged = validation if experiment.evaluation.split == 'validation' else train
         self.statistics = jax.device_put(statistics, meshes.everywhere(mesh))
@@ -121,7 +177,7 @@ class _Training:
         self.one_at_a_time = mesh.size > 1 and jax.default_backend() == 'cpu'
         self.started = self.saved_at = time.monotonic()
         state = jax.eval_shape(functools.partial(init, task, experiment, mesh))
-        place = meshes.placement(state, mesh)
+        place = placement(task, experiment, state, mesh)
         abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), state, place)
         restored = self.checkpoints.restore(abstract)
         if restored:
@@ -129,7 +185,8 @@ class _Training:
             self.evaluations, self.seconds_before = progress['evaluations'], progress['seconds']
             console.print(f'Continuing at step {self.step}.')
         else:
-            self.step, self.state, self.evaluations, self.seconds_before = 0, init(task, experiment, mesh), [], 0.0
+            self.step, self.state = 0, init(task, experiment, mesh, start)
+            self.evaluations, self.seconds_before = [], 0.0
         self.saved_step = self.step if restored else None
         self.total = max(experiment.total_steps(len(train)), self.step)     # a run is not shortened after the fact
 
@@ -246,7 +303,7 @@ class _Training:
             self._save(permanent=permanent, best=best)
 
     def _save(self, **marks):
-        progress = {'evaluations': self.evaluations, 'seconds': self.seconds}
+        progress = {'evaluations': self.evaluations, 'seconds': self.seconds, 'epoch': self.epoch}
         self.checkpoints.save(self.step, self.state, progress, **marks)
         self.saved_at, self.saved_step = time.monotonic(), self.step
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from launch import cli
+from launch import training, workdir
 from lib import checkpoint
 from lib.experiment import UsageError
 
@@ -69,41 +69,41 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(flags, message, tmp_path, cac
 def test_a_workdir_of_another_experiment_or_of_other_files_is_left_alone(tmp_path):
     ours = {'paper': 'alexnet', 'experiment': 'paper', 'fields': {'epochs': 90, 'model.dropout': 0.5}}
     run = tmp_path / 'run'
-    cli.check_workdir(run, ours)
+    workdir.check(run, ours)
     (run / 'experiment.json').write_text(json.dumps(ours))
     with pytest.raises(UsageError, match='another experiment, with experiment paper'):
-        cli.check_workdir(run, ours | {'experiment': 'no_lrn'})
+        workdir.check(run, ours | {'experiment': 'no_lrn'})
     with pytest.raises(UsageError, match=r'model.dropout=0.5 \(now 0.0\)'):
-        cli.check_workdir(run, ours | {'fields': {'epochs': 90, 'model.dropout': 0.0}})
-    cli.check_workdir(run, ours | {'fields': {'epochs': 5, 'model.dropout': 0.5}})      # a longer or shorter run
+        workdir.check(run, ours | {'fields': {'epochs': 90, 'model.dropout': 0.0}})
+    workdir.check(run, ours | {'fields': {'epochs': 5, 'model.dropout': 0.5}})      # a longer or shorter run
     assert [path.name for path in run.iterdir()] == ['experiment.json']
     (run / 'experiment.json').write_text('{"paper"')
     with pytest.raises(UsageError, match='is damaged'):
-        cli.check_workdir(run, ours)
+        workdir.check(run, ours)
     (tmp_path / 'thesis').mkdir()
     (tmp_path / 'thesis' / 'chapter1.tex').write_text('text')
     with pytest.raises(UsageError, match='holds other files'):
-        cli.check_workdir(tmp_path / 'thesis', ours)
+        workdir.check(tmp_path / 'thesis', ours)
     assert [path.name for path in (tmp_path / 'thesis').iterdir()] == ['chapter1.tex']
 
 
 def test_two_runs_do_not_share_a_workdir(tmp_path):
-    holder = f'import sys; from pathlib import Path; from launch import cli; cli._hold(Path({str(tmp_path)!r}))\n' \
+    holder = f'import sys; from pathlib import Path; from launch import workdir; workdir.hold(Path({str(tmp_path)!r}))\n' \
              'print("held", flush=True); sys.stdin.read()'
     with subprocess.Popen([sys.executable, '-c', holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           text=True) as other:
         assert other.stdout.readline() == 'held\n'
         with pytest.raises(UsageError, match='Another run is writing'):
-            cli._hold(tmp_path)
+            workdir.hold(tmp_path)
         other.communicate('')
-    cli._hold(tmp_path)
+    workdir.hold(tmp_path)
 
 
 @pytest.mark.parametrize('curve, expected', [
     ([[0, 90.0], [1, 40.0], [2, 20.0]], 1.75), ([[0, 90.0], [1, 25.0], [2, 24.0]], 1.0), ([[0, 90.0], [1, 40.0]], None),
     ([[0, 90.0], [1, 20.0], [2, 30.0], [3, 10.0]], 65 / 70)])
 def test_epochs_to_a_target_are_read_off_the_straight_line(curve, expected):
-    assert cli.epochs_to(curve, 25.0) == (expected if expected is None else pytest.approx(expected))
+    assert training.epochs_to(curve, 25.0) == (expected if expected is None else pytest.approx(expected))
 
 
 def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
@@ -116,7 +116,7 @@ def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
     assert {e['protocol']: e['seen'] for e in results['errors']} == {'ten': 20, 'centre': 20}
     assert 'evaluation.examples' in results['overrides'] and results['differences']['epochs'] == [90, 4]
     assert 0.1 < results['peak_memory_gib'] < 4 and results['parameters'] > 0 and results['training_loss'] > 0
-    assert 'Table 1' in whole.stdout and 'Table 2' in whole.stdout and 'Other data' in whole.stdout
+    assert 'Table 2' in whole.stdout and 'Other data' in whole.stdout
     for picture in ('curve.png', 'kernels.png'):
         assert (tmp_path / 'whole' / picture).stat().st_size > 1000
 

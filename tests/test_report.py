@@ -13,8 +13,9 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from lib import figures, report
-from lib.experiment import UsageError
+from lib import figures, readme, report
+from lib.experiment import Data, Experiment, Optimizer, UsageError
+from lib.paper import Paper
 from lib.report import Column, Race, Row, Table
 
 TABLE = Table(
@@ -24,11 +25,12 @@ TABLE = Table(
     columns=(Column('Top-1', 'top1', 'test'), Column('Top-5', 'top5', 'test')),
     rows=(
         Row('Older', (50.0, None), why='another system'),
-        Row('Net', (40.0, 20.0), 'paper', protocol='ten'),
-        Row('Net, one crop', (42.0, 21.0), 'paper', protocol='centre'),
+        Row('Net', (40.0, 20.0), 'paper', protocol='ten', parameters=500),
+        Row('Net, one crop', (42.0, 21.0), 'paper', protocol='centre', parameters=500),
+        Row('3 nets', (38.0, 19.0), members=('paper', 'paper', 'wide'), protocol='ten'),
         Row('Without', (1.5, None), 'ablated', minus='paper'),
     ),
-    examples=1000, epochs=10, network='BirdNet', parameters=500)
+    examples=1000, epochs=10, train_examples=500_000)
 RACE = Race('Figure 9', 'BIRDS', 'birds', 'race', 'relu', 'tanh', 6, 'six times', 25.0,
             {'relu': '~5', 'tanh': '~35'}, memory=True)
 
@@ -42,6 +44,11 @@ RESULTS = {
     'errors': [{'split': 'validation', 'protocol': 'centre', 'top1': 43.25, 'top5': 20.0, 'seen': 1000},
                {'split': 'validation', 'protocol': 'ten', 'top1': 39.0, 'top5': 20.04, 'seen': 1000}],
 }
+
+LONG = Experiment('', '', 'paper', None, Data('birds', 32), Optimizer(0.1), batch_size=4, epochs=10)
+NAMES = ('paper', 'ablated', 'wide', 'race')
+PAPERS = {'alexnet': Paper('alexnet', dict.fromkeys(NAMES, LONG), None, (TABLE, RACE), 'conv1', None,
+                           {name: f'{name} flies' for name in NAMES})}
 
 
 def arm(name, rate, epochs_to, seed=0, epochs=40, seen=5000):
@@ -103,7 +110,7 @@ def test_the_sign_is_ours_minus_the_papers():
      'Other split: the paper measured on the test set, this run on birds 1.0 train[90%:].'),
     ({'errors': [error | {'seen': 300} for error in RESULTS['errors']]},
      'Fewer examples: the paper evaluated 1,000, this run 300.'),
-    ({'parameters': 499}, 'Another network: 499 parameters are not the 500 of BirdNet.'),
+    ({'parameters': 499}, 'Another network: 499 parameters, 500 in the paper.'),
     ({'epochs': 1}, '1 epochs of training here, 10 in the paper.'),
     ({'differences': {'model.dropout': [0.5, None]}}, 'A changed recipe: see below.'),
 ])
@@ -255,16 +262,17 @@ def repository(tmp_path):
         report.write(folder / 'results' / name, results)
     (folder / 'results' / 'race' / 'curve.png').write_bytes(b'')
     (folder / 'README.md').write_text('Before\n<!-- generated: birds -->\n<!-- end -->\nbetween\n'
-                                      '<!-- generated: race -->\n<!-- end -->\nafter\n')
+                                      '<!-- generated: race -->\n<!-- end -->\nafter\n'
+                                      '<!-- generated: claims -->\n<!-- end -->\n')
     (tmp_path / 'README.md').write_text('<!-- generated: headline -->\n<!-- end -->\n')
-    for path, text in report.regenerate(tmp_path, {'alexnet': (TABLE, RACE)}).items():
+    for path, text in readme.regenerate(tmp_path, PAPERS).items():
         path.write_text(text)
     return tmp_path
 
 
 def test_blocks_are_filled_and_the_rest_is_left(repository):
     text = (repository / 'reproductions' / 'alexnet' / 'README.md').read_text()
-    assert text.startswith('Before\n<!-- generated: birds -->\n**Measured') and text.endswith('<!-- end -->\nafter\n')
+    assert text.startswith('Before\n<!-- generated: birds -->\n<a id="birds"></a>\n\n**Measured') and '<!-- end -->\nafter\n' in text
     assert '<!-- end -->\nbetween\n<!-- generated: race -->' in text
     assert '| **Net** | **40.0** | **39.0 (-1.0)** | **20.0** | **20.0 (+0.0)** |' in text
     assert '![curve](results/race/curve.png)' in text
@@ -274,8 +282,21 @@ def test_blocks_are_filled_and_the_rest_is_left(repository):
     assert '| alexnet, Figure 9: relu against tanh | 6 times | 5.5 times |' in (repository / 'README.md').read_text()
 
 
+def test_every_claim_has_a_line_with_its_cost_whether_it_was_run_or_not(repository):
+    text = (repository / 'reproductions' / 'alexnet' / 'README.md').read_text()
+    lines = dict(line.strip('| ').split(' | ', 1) for line in text.partition('generated: claims')[2].splitlines()
+                 if line.startswith('| '))
+    assert lines['Older'] == 'Top-1 50.0 |  |  |  | another system'
+    assert lines['Net'] == 'Top-1 40.0, Top-5 20.0 | [birds](#birds): 39.0 (-1.0), 20.0 (+0.0) | `paper` | 5 M | ' \
+                           'paper flies'
+    assert lines['Without'] == 'Top-1 +1.5 | not run | `ablated minus paper` | 10 M | ablated flies'
+    assert lines['3 nets'] == 'Top-1 38.0, Top-5 19.0 | not run | `--ensemble of 2 x paper and 1 x wide` | 15 M | ' \
+                              'paper flies; wide flies'
+    assert lines['relu against tanh'] == 'six times | [race](#race): 5.5 times | `race` | - | race flies'
+
+
 def test_writing_the_blocks_again_changes_nothing(repository):
-    texts = report.regenerate(repository, {'alexnet': (TABLE, RACE)})
+    texts = readme.regenerate(repository, PAPERS)
     assert len(texts) == 2 and all(path.read_text() == text for path, text in texts.items())
 
 
@@ -287,7 +308,7 @@ def test_writing_the_blocks_again_changes_nothing(repository):
 def test_a_block_that_cannot_be_filled_is_named(repository, text, said):
     (repository / 'reproductions' / 'alexnet' / 'README.md').write_text(text)
     with pytest.raises(UsageError, match=said):
-        report.regenerate(repository, {'alexnet': (TABLE, RACE)})
+        readme.regenerate(repository, PAPERS)
 
 
 def test_committed_results_are_listed_with_date_and_command(repository):

@@ -3,6 +3,7 @@
 The paper does not specify its networks; these are the ones that their author published, layer by layer in the order of
 his definition files. He divides the scale of a normalisation by its window, so alpha is written as that quotient.
 """
+import collections
 import dataclasses
 from typing import Literal
 
@@ -10,6 +11,7 @@ import jax
 from flax import nnx
 
 from lib import layers
+from lib.task import untapped
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,18 +122,24 @@ class CifarNet(nnx.Module):
                     maps = layer.maps
                 setattr(self, layer.name, made)
 
-    def __call__(self, x: jax.Array, key: jax.Array | None = None) -> jax.Array:
-        """There is no dropout, so a key makes no difference."""
+    def __call__(self, x: jax.Array, key: jax.Array | None = None, tap=untapped) -> jax.Array:
+        """There is no dropout, so a key makes no difference. Layers without names are tapped as relu1, pool1, norm1."""
+        counts = collections.Counter()
+
+        def number(kind):
+            counts[kind] += 1
+            return f'{kind}{counts[kind]}'
+
         for layer in self.model.layers:
             match layer:
                 case Conv() | Local() | Dense():
-                    x = getattr(self, layer.name)(x)
+                    x = tap(layer.name, getattr(self, layer.name)(x))
                 case Activation():
-                    x = layers.ACTIVATIONS[self.model.activation](x)
+                    x = tap(number(self.model.activation), layers.ACTIVATIONS[self.model.activation](x))
                 case Pool():
-                    x = layers.POOLS[layer.kind](x, 3, 2)
+                    x = tap(number('pool'), layers.POOLS[layer.kind](x, 3, 2))
                 case CrossMapNorm():
-                    x = layers.local_response_norm(x, layer.n, 1.0, layer.alpha, 0.75)
+                    x = tap(number('norm'), layers.local_response_norm(x, layer.n, 1.0, layer.alpha, 0.75))
                 case SameMapNorm():
-                    x = layers.same_map_response_norm(x, layer.n, 1.0, layer.alpha, 0.75)
+                    x = tap(number('norm'), layers.same_map_response_norm(x, layer.n, 1.0, layer.alpha, 0.75))
         return x

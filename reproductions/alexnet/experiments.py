@@ -38,6 +38,41 @@ QUICKSTART = dataclasses.replace(
     epochs=36,
 )
 
+# Krizhevsky 2014. Rates are those of cuda-convnet2's files, where they grow in proportion to the batch and drop three
+# times, to 1/250 in all; so are the deviations, the last bias and the place of the first normalisation.
+ONE_TOWER = dict(model__widths=(64, 192, 384, 256, 256), model__groups=1)
+WEIRD_TRICK = ONE_TOWER | dict(
+    model__lrn_after=('conv', 'unit'), model__deviations=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
+    model__loss='logistic', model__last_bias_init=-7.0, evaluation__crops='centre', optimizer__schedule='steps',
+    optimizer__drop_factor=250 ** (1 / 3), optimizer__drop_epochs=(22.5, 45, 67.5), optimizer__bias_learning_rate=2.0)
+
+
+def weird_trick(batch: int, fc_batch: int) -> Experiment:
+    """One row of its table: batches of the convolutions and of the fully connected layers."""
+    changes = WEIRD_TRICK | dict(batch_size=batch, optimizer__learning_rate=0.01 * batch / 128)
+    if fc_batch < batch:
+        changes |= dict(optimizer__fc_batch=fc_batch, optimizer__fc_learning_rate=fc_batch / batch)
+    return ablation(f'"One weird trick": batches of {batch}, and of {fc_batch} in the fully connected layers',
+                    'Krizhevsky 2014, Table 1', **changes)
+
+
+# Networks whose trained weights are public, each with the recipe that its publishers give as far as it is one of ours.
+CAFFE = dict(model__lrn_k=1.0, model__lrn_alpha=2e-5, model__lrn_own_group=False, data__image_size=227,
+             data__color_noise=0.0, batch_size=256, optimizer__schedule='steps', optimizer__drop_epochs=(20, 40, 60),
+             optimizer__bias_learning_rate=2.0, evaluation__crops='centre',
+             model__deviations=(0.01, 0.01, 0.01, 0.01, 0.01, 0.005, 0.005, 0.01))
+TORCHVISION = ONE_TOWER | dict(
+    model__norm='none', model__padding=2, model__rounding='floor', data__mean='channel', data__color_noise=0.0,
+    batch_size=256, optimizer__weight_decay=1e-4, optimizer__bias_weight_decay=True, optimizer__schedule='steps',
+    optimizer__drop_epochs=(30, 60), evaluation__crops='centre')
+
+# Folders that stand for releases which TFDS does not have: --set data.source=folder:DIR names another place.
+ILSVRC2010 = dict(data__source='folder:~/ilsvrc2010', data__validation_split='test')
+FALL_2009 = dict(data__source='folder:~/imagenet-fall2009', data__train_split='all[:4450000]',
+                 data__validation_split='all[4450000:]', model__classes=10_184, model__conv6=256)
+FALL_2011 = dict(data__source='folder:~/imagenet-fall2011', data__train_split='all[50000:]',
+                 data__validation_split='all[:50000]', model__classes=21_841, model__conv6=256)
+
 # Biases learn at twice the rate of weights and are not decayed in all of cuda-convnet's parameter files.
 CIFAR_OPTIMIZER = Optimizer(learning_rate=0.001, momentum=0.9, bias_learning_rate=2.0, schedule='steps')
 CIFAR_DATA = Data(source='cifar10', train_split='train', validation_split='test', image_size=32)
@@ -84,7 +119,13 @@ EXPERIMENTS = {
     'paper': PAPER,
     'quickstart': QUICKSTART,
     'figure1': FIGURE1,
-    'no_lrn': ablation('without local response normalisation', 'section 3.3', model__lrn=False),
+    'ilsvrc2010': ablation('the recipe on ILSVRC-2010, from a folder of images', 'Table 1, CNN', **ILSVRC2010),
+    'fall_2009': ablation('10,184 classes and a sixth convolution, from a folder of images', 'section 6', **FALL_2009),
+    'fall_2011': ablation('pre-training for 1 CNN*: all classes, a sixth convolution, from a folder of images',
+                          'Table 2, 1 CNN*', **FALL_2011),
+    'fine_tuned': ablation('1 CNN*: a network with a sixth convolution, started from a run of fall_2011',
+                           'Table 2, 1 CNN*', model__conv6=256, starts_from='fall_2011'),
+    'no_lrn': ablation('without local response normalisation', 'section 3.3', model__norm='none'),
     'non_overlapping_pool': ablation('pooling 2x2 at stride 2', 'section 3.4', model__pool_size=2),
     'tanh': ablation('tanh units instead of ReLU', 'section 3.1', model__activation='tanh'),
     'no_dropout': ablation('without dropout', 'section 4.2', model__dropout=0.0),
@@ -97,6 +138,28 @@ EXPERIMENTS = {
     'without_conv3': ablation('without the third layer', 'section 7', model__without='conv3'),
     'without_conv4': ablation('without the fourth layer', 'section 7', model__without='conv4'),
     'without_conv5': ablation('without the fifth layer', 'section 7', model__without='conv5'),
+    'input_227': ablation('227 pixels, so that no window overhangs', 'section 2, as in Caffe', data__image_size=227),
+    'batch_norm': ablation('batch normalisation of all layers but the last, no LRN', 'section 3.3, as is done now',
+                           model__norm='batch'),
+    'cosine_schedule': ablation('a learning rate that falls as half a cosine', 'section 5, as is done now',
+                                optimizer__schedule='cosine'),
+    'pool_average': ablation('average pooling', 'section 3.4', model__pool='average'),
+    'pool_min': ablation('minimum pooling', 'section 3.4', model__pool='min'),
+    'caffe': ablation("Caffe's bvlc_alexnet", 'BVLC', model__bias_init=0.1, **CAFFE),
+    'caffenet': ablation("Caffe's CaffeNet: normalisation after pooling", 'BVLC', model__lrn_after=('pool', 'pool'),
+                         **CAFFE),
+    'torchvision': ablation("torchvision's AlexNet: the network of 2014 without normalisation", 'torchvision',
+                            **TORCHVISION),
+    'one_weird_trick_128': weird_trick(128, 128),
+    'one_weird_trick_256': weird_trick(256, 256),
+    'one_weird_trick_256_128': weird_trick(256, 128),
+    'one_weird_trick_512': weird_trick(512, 512),
+    'one_weird_trick_512_128': weird_trick(512, 128),
+    'one_weird_trick_1024': weird_trick(1024, 1024),
+    'one_weird_trick_1024_128': weird_trick(1024, 128),
+    'cuda_convnet2': ablation('the network of one_weird_trick_128 with softmax and ten crops', "cuda-convnet2's page",
+                              **WEIRD_TRICK | dict(model__loss='softmax', model__last_bias_init=0.0,
+                                                   evaluation__crops='ten')),
     'cifar_80sec': cuda_convnet('80sec', cifar.LAYERS_80SEC, SMALL_CONVS | {'fc64': 0.03, 'fc10': 0.03}, 10, (8,)),
     'cifar_19pct': cuda_convnet('19pct', cifar.LAYERS_19PCT, SMALL_CONVS | {'fc10': 3.0}, 140, (120, 130)),
     'cifar_18pct': cuda_convnet('18pct', cifar.LAYERS_18PCT, SMALL_CONVS | {'fc10': 1.0}, 140, (120, 130)),

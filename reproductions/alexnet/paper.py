@@ -3,11 +3,11 @@ Neural Networks", NIPS 2012; and, for its CIFAR-10 nets, the page of its author'
 
 Error rates are in %, as printed. Every row names the experiment that reproduces it or says why none does.
 """
+from typing import NamedTuple
+
 from lib.report import Column, Race, Row, Table
 
 OTHERS = "other people's system, printed as context"
-NO_RELEASE = 'needs a release of ImageNet with more than 1,000 classes and a sixth convolution'
-NO_ENSEMBLE = 'an average over several networks, which this repository does not compute'
 
 # Counts of the network as published (section 3.5, Figure 2): weights and biases.
 PARAMETERS = {
@@ -56,6 +56,10 @@ CONV1_NEURONS = 290_400
 VARIANT_TOTALS = {
     'one_tower': 62_378_344,
     'one_gpu': 59_798_312,
+    'one_weird_trick_128': 61_100_840,          # Krizhevsky 2014: 64-192-384-256-256 maps, no groups
+    'torchvision': 61_100_840,
+    'caffe': TOTAL,
+    'batch_norm': TOTAL + 9_568,                # a scale and a shift for each map of seven layers, instead of a bias
 }
 
 # cuda-convnet's CIFAR-10 nets at the size of image each of them reads: 32, or 24 with random crops.
@@ -74,22 +78,21 @@ VALIDATION_TEST_GAP = 0.1       # section 6, Table 2: validation and test error 
 TABLE_1 = Table(
     title='Table 1',
     data='ILSVRC-2010 test',
-    source=None,
+    source='folder:ilsvrc2010',
     columns=(Column('Top-1', 'top1', 'test'), Column('Top-5', 'top5', 'test')),
     rows=(
         Row('Sparse coding', (47.1, 28.2), why=OTHERS),
         Row('SIFT + FVs', (45.7, 25.7), why=OTHERS),
-        Row('CNN', (37.5, 17.0), 'paper', protocol='ten'),
+        Row('CNN', (37.5, 17.0), 'ilsvrc2010', protocol='ten', parameters=TOTAL),
         # footnote to the table's text: "without averaging predictions over ten patches"
-        Row('CNN, one crop (footnote)', (39.0, 18.3), 'paper', protocol='centre'),
+        Row('CNN, one crop (footnote)', (39.0, 18.3), 'ilsvrc2010', protocol='centre', parameters=TOTAL),
     ),
+    train_examples=1_200_000,       # "roughly 1.2 million"
     epochs=90,
-    network='AlexNet',
-    parameters=TOTAL,
 )
 
 # Section 6. The asterisk: pre-trained on ImageNet Fall 2011 (15M images, 22K classes), with a sixth convolution over
-# the last pooling layer, then fine-tuned.
+# the last pooling layer, then fine-tuned. The paper does not give that convolution's size.
 TABLE_2 = Table(
     title='Table 2',
     data='ILSVRC-2012',
@@ -98,27 +101,27 @@ TABLE_2 = Table(
              Column('Top-5 (test)', 'top5', 'test')),
     rows=(
         Row('SIFT + FVs', (None, None, 26.2), why=OTHERS),
-        Row('1 CNN', (40.7, 18.2, None), 'paper', protocol='ten'),
-        Row('5 CNNs', (38.1, 16.4, 16.4), why=NO_ENSEMBLE, protocol='ten'),
-        Row('1 CNN*', (39.0, 16.6, None), why=NO_RELEASE, protocol='ten'),
-        Row('7 CNNs*', (36.7, 15.4, 15.3), why=NO_RELEASE, protocol='ten'),
+        Row('1 CNN', (40.7, 18.2, None), 'paper', protocol='ten', parameters=TOTAL),
+        Row('5 CNNs', (38.1, 16.4, 16.4), members=('paper',) * 5, protocol='ten'),
+        Row('1 CNN*', (39.0, 16.6, None), 'fine_tuned', protocol='ten'),
+        Row('7 CNNs*', (36.7, 15.4, 15.3), members=('paper',) * 5 + ('fine_tuned',) * 2, protocol='ten'),
     ),
     examples=50_000,
+    train_examples=1_281_167,
     epochs=90,
-    network='AlexNet',
-    parameters=TOTAL,
 )
 
 # Section 6, in the text. 8.9 million images, half for training and half for testing; a sixth convolution.
 FALL_2009 = Table(
     title='Section 6, Fall 2009 release',
     data='ImageNet Fall 2009, 10,184 classes',
-    source=None,
+    source='folder:imagenet-fall2009',
     columns=(Column('Top-1', 'top1', 'test'), Column('Top-5', 'top5', 'test')),
     rows=(
-        Row('CNN with a sixth convolution', (67.4, 40.9), why=NO_RELEASE),
+        Row('CNN with a sixth convolution', (67.4, 40.9), 'fall_2009'),
         Row('Best published before', (78.1, 60.9), why=OTHERS),
     ),
+    train_examples=4_450_000,
 )
 
 # Percentage points of error by which the network is worse without the thing; the paper does not say on which year and
@@ -128,6 +131,7 @@ DIFFERENCES = Table(
     data='ImageNet',
     source=None,
     columns=(Column('Top-1', 'top1', 'validation'), Column('Top-5', 'top5', 'validation')),
+    train_examples=1_281_167,       # of ILSVRC-2012
     rows=(
         # footnote: the one-GPU net halves the kernels of every convolution except the last, so it has more than half
         # the parameters
@@ -143,6 +147,81 @@ DIFFERENCES = Table(
         Row('Without conv4 (7)', (2.0, None), 'without_conv4', minus='paper', note='"about 2%" for any middle layer.'),
         Row('Without conv5 (7)', (2.0, None), 'without_conv5', minus='paper', note='"about 2%" for any middle layer.'),
     ),
+)
+
+# A. Krizhevsky, "One weird trick for parallelizing convolutional neural networks", arXiv:1404.5997, 2014, Table 1: the
+# batch of the convolutions, that of the fully connected layers, cross-entropy (a sum over 1,000 logistic units), top-1
+# error in %, GPUs (K20), hours for 90 epochs. All from memory, but for the speed-up of 6.25 in the last row but one.
+
+
+class WeirdTrick(NamedTuple):
+    """A row of that table."""
+    batch: int
+    fc_batch: int
+    cross_entropy: float
+    top1: float
+    gpus: int
+    hours: float
+
+    @property
+    def experiment(self) -> str:
+        return f'one_weird_trick_{self.batch}' + f'_{self.fc_batch}' * (self.fc_batch != self.batch)
+
+
+WEIRD_TRICK = (
+    WeirdTrick(128, 128, 2.611, 42.33, 1, 98.05),
+    WeirdTrick(256, 256, 2.624, 42.63, 2, 50.24),
+    WeirdTrick(256, 128, 2.614, 42.27, 2, 50.90),
+    WeirdTrick(512, 512, 2.637, 42.59, 4, 26.20),
+    WeirdTrick(512, 128, 2.625, 42.44, 4, 26.78),
+    WeirdTrick(1024, 1024, 2.678, 43.28, 8, 15.68),
+    WeirdTrick(1024, 128, 2.651, 42.86, 8, 15.91),
+)
+WEIRD_TRICK_TOTAL = 61_100_840
+WEIRD_TRICK_TABLE = Table(
+    title='Krizhevsky 2014, Table 1',
+    data='ILSVRC-2012',
+    source='imagenet2012',
+    columns=(Column('Top-1 (val)', 'top1', 'validation', decimals=2),),
+    rows=tuple(Row(f'batch {row.batch}, fully connected {row.fc_batch}', (row.top1,), row.experiment,
+                   protocol='centre', parameters=WEIRD_TRICK_TOTAL, memory=True,
+                   note=f'{row.hours:.2f} hours on {row.gpus} GPUs (K20), {WEIRD_TRICK[0].hours / row.hours:.2f} times '
+                        'as fast as on one; from memory.') for row in WEIRD_TRICK),
+    examples=50_000,
+    train_examples=1_281_167,
+    epochs=90,
+)
+
+# The page TrainingExample of cuda-convnet2: the same network on one GPU with softmax.
+CUDA_CONVNET2 = Table(
+    title="cuda-convnet2's own page",
+    data='ILSVRC-2012',
+    source='imagenet2012',
+    columns=(Column('Top-1 (val)', 'top1', 'validation', decimals=2),
+             Column('Top-5 (val)', 'top5', 'validation', decimals=2)),
+    rows=(
+        Row('single view', (42.55, 19.81), 'cuda_convnet2', protocol='centre', parameters=WEIRD_TRICK_TOTAL),
+        Row('ten views', (40.42, 18.15), 'cuda_convnet2', protocol='ten', parameters=WEIRD_TRICK_TOTAL),
+    ),
+    examples=50_000,
+    train_examples=1_281_167,
+    epochs=90,
+)
+
+# What the publishers of trained weights say of them: 100 minus their accuracies.
+PUBLISHED_WEIGHTS = Table(
+    title='Published weights',
+    data='ILSVRC-2012',
+    source='imagenet2012',
+    columns=(Column('Top-1 (val)', 'top1', 'validation', decimals=1),
+             Column('Top-5 (val)', 'top5', 'validation', decimals=1)),
+    rows=(
+        Row('torchvision alexnet', (43.478, 20.934), 'torchvision', protocol='centre', parameters=WEIRD_TRICK_TOTAL),
+        Row('Caffe bvlc_alexnet, iteration 360,000', (42.9, 19.8), 'caffe', protocol='centre', parameters=TOTAL),
+        Row('CaffeNet, iteration 310,000', (42.6, 19.6), 'caffenet', protocol='centre', parameters=TOTAL),
+    ),
+    examples=50_000,
+    train_examples=1_281_167,
 )
 
 # G. E. Hinton et al., "Improving neural networks by preventing co-adaptation of feature detectors", 2012: the only
@@ -171,6 +250,7 @@ CIFAR = Table(
             note='the two published networks differ in local3 and in weight decay too.'),
     ),
     examples=10_000,
+    train_examples=50_000,
 )
 
 # Not the paper: the page of cuda-convnet, whose file names are the experiments' names. The page's times are for an
@@ -188,6 +268,7 @@ CUDA_CONVNET = Table(
         Row('layers-conv-local-11pct', (11,), 'cifar_11pct', protocol='ten', note='crops and reflections averaged.'),
     ),
     examples=10_000,
+    train_examples=50_000,
 )
 
 # Section 3.1. Four layers, no regularisation, the learning rate of each chosen for speed. The text gives the factor;
@@ -206,4 +287,20 @@ FIGURE_1 = Race(
     memory=True,
 )
 
-TABLES = (TABLE_1, TABLE_2, FIGURE_1, FALL_2009, DIFFERENCES, DROPOUT_2012, CIFAR, CUDA_CONVNET)
+TABLES = (TABLE_1, TABLE_2, FIGURE_1, FALL_2009, DIFFERENCES, DROPOUT_2012, CIFAR, CUDA_CONVNET, WEIRD_TRICK_TABLE,
+          CUDA_CONVNET2, PUBLISHED_WEIGHTS)
+
+# What has been seen of every experiment short of its number, for the table of claims.
+TWO_STEPS = 'two steps in the tests'
+SEEN = dict.fromkeys((f'one_weird_trick_{batches}' for batches in ('256_128', '512_128', '1024_128')),
+                     'two steps in the tests; the same on 1, 2 and 4 devices in float64') | {
+    'paper': 'every count and size; 50 steps beside PyTorch; the same on 1 to 8 devices; 888 steps on photographs',
+    'figure1': 'run to its end',
+    'ilsvrc2010': 'the network of `paper`; folders of images are read in the tests',
+    'fall_2009': 'two steps in the tests; folders of images are read in the tests',
+    'fall_2011': 'two steps in the tests; pre-training, then fine-tuning, by command in the tests',
+    'fine_tuned': 'two steps in the tests; pre-training, then fine-tuning, by command in the tests',
+    'torchvision': "weights written by torch give torch's logits",
+    'caffe': "weights in Caffe's format give the logits of OpenCV's reader",
+    'caffenet': "weights in Caffe's format give the logits of OpenCV's reader",
+}

@@ -1,0 +1,4 @@
+"""Every paper in this repository by its name, for the commands that work with any of them."""
+from launch import alexnet
+
+PAPERS = {'alexnet': alexnet.PAPER}

@@ -1,0 +1,106 @@
+"""The folder of a run: whose it is, one process at a time, and what results.json says of every run."""
+import datetime
+import fcntl
+import json
+import os
+import platform
+import resource
+import shlex
+import subprocess
+import sys
+import tempfile
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import Mesh
+
+from launch.cli import FLAGS
+from lib.experiment import Experiment, UsageError
+from lib.paper import Paper
+
+MAY_CHANGE = ('steps', 'epochs', 'checkpoint.keep', 'checkpoint.minutes')   # of a run that is continued
+
+
+def path(given: str | None, default: str) -> Path:
+    """The folder that --workdir names, or runs/`default`."""
+    return Path(given or Path('runs') / default).expanduser().absolute()
+
+
+def claim(workdir: Path, identity: dict[str, Any]) -> None:
+    """Makes the folder this process's own, until it ends, for what `identity` describes.
+
+    Raises:
+      UsageError: if it cannot be written, holds something else, or another process writes to it.
+    """
+    check(workdir, identity)
+    hold(workdir)
+
+
+def check(workdir: Path, identity: dict[str, Any]) -> None:
+    """Makes the workdir if need be, and makes sure that it is empty or holds a run of the same experiment.
+
+    Raises:
+      UsageError: if it cannot be written, or holds another experiment or something else.
+    """
+    path = workdir / 'experiment.json'
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=workdir).close()
+    except OSError as error:
+        raise UsageError(f'{workdir} cannot be written ({error.strerror}): choose another --workdir.') from error
+    if not any(workdir.iterdir()):
+        return
+    try:
+        theirs = json.loads(path.read_text())
+        others = [f'{key} {theirs.get(key)}' for key in ('paper', 'experiment', 'init_from', 'networks')
+                  if theirs.get(key) != identity.get(key)]
+        mine, kept = identity['fields'], theirs['fields']
+        others = others or [f'{key}={kept.get(key)} (now {mine.get(key)})' for key in kept | mine
+                            if key not in MAY_CHANGE and kept.get(key) != mine.get(key)]
+    except FileNotFoundError as error:
+        raise UsageError(f'{workdir} holds other files and no experiment: choose another --workdir.') from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UsageError(f'{path} is damaged: choose another --workdir.') from error
+    if others:
+        raise UsageError(f'{workdir} holds another experiment, with {", ".join(others)}: choose another --workdir.')
+
+
+def hold(workdir: Path) -> None:
+    """Keeps other processes from writing to the workdir until this one ends."""
+    folder = os.open(workdir, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise UsageError(f'Another run is writing to {workdir}: wait for it, or choose another --workdir.') from error
+
+
+def about(paper: Paper, name: str, experiment: Experiment, differences: dict, data: dict[str, Any],
+          mesh: Mesh) -> dict[str, Any]:
+    """All that results.json says of a run besides what it found; `name` is its experiment's, `data` says on what."""
+    versions = {name: metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get('peak_bytes_in_use', 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return {
+        'paper': paper.name, 'experiment': name, 'seed': experiment.seed,
+        'overrides': dict(assignment.split('=', 1) for assignment in FLAGS.set),
+        'differences': json.loads(json.dumps(differences, default=repr)),
+        'batch_size': experiment.batch_size,
+        'data': data,
+        'commit': _commit(), 'versions': {'python': platform.python_version(), **versions},
+        'device': jax.devices()[0].device_kind, 'devices': mesh.size, 'mesh': FLAGS.mesh,
+        'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'peak_memory_gib': peak / 2**30,
+        'command': shlex.join(['python', '-m', f'launch.{paper.name}', *sys.argv[1:]]),
+        'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
+    }
+
+
+def _commit() -> str:
+    def git(*words):
+        here = Path(__file__).parent
+        return subprocess.run(['git', *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        return git('rev-parse', '--short=12', 'HEAD') + (' with changes' if git('status', '--porcelain') else '')
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'

@@ -1,0 +1,34 @@
+"""What a paper is to the launch scripts: its name, experiments, network and tables."""
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+
+from lib import report
+from lib.experiment import Comparison, Experiment, UsageError, override
+from lib.importers import Saved
+from lib.task import Params, Task
+
+
+@dataclasses.dataclass(frozen=True)
+class Paper:
+    """One folder of reproductions/."""
+    name: str
+    experiments: Mapping[str, Experiment | Comparison]
+    build: Callable[[Experiment], Task]
+    tables: Sequence[report.Table | report.Race]
+    first_layer: str                                                # whose kernels are drawn
+    convert: Callable[[Saved], tuple[str, Experiment, Params]]      # weights that others have published
+    seen: Mapping[str, str]     # of every experiment, what has been seen to hold short of the paper's number
+
+    def choose(self, name: str, assignments: Sequence[str]) -> Experiment | Comparison:
+        """An experiment by name, with the assignments of `--set` made in it.
+
+        Raises:
+          UsageError: if there is no such experiment, or an assignment does not fit.
+        """
+        if name not in self.experiments:
+            raise UsageError(f'{self.name} has no experiment {name!r}. The experiments are: '
+                             f'{", ".join(self.experiments)}.')
+        chosen = self.experiments[name]
+        if isinstance(chosen, Comparison):
+            return dataclasses.replace(chosen, base=override(chosen.base, assignments))
+        return override(chosen, assignments)

@@ -1,0 +1,150 @@
+"""The generated blocks of the READMEs: committed results beside the papers' tables, and the table of all claims.
+
+A block lies between `<!-- generated: NAME -->` and `<!-- end -->`.
+"""
+import functools
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib import report
+from lib.experiment import UsageError
+from lib.paper import Paper
+from lib.report import DAGGER, Race, Row, Table
+
+BLOCK = re.compile(r'<!-- generated: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
+
+
+def markdown(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str,
+             pictures: Sequence[str] = ()) -> str:
+    """The same report as `show`, for a README; `pictures` are paths as seen from it."""
+    found = report.sheets(results, tables, speaks_to)
+    parts = []
+    for sheet in found if 'arms' in results else [report.measured(results), *found]:
+        lines = [f'**{sheet.title}**', '', _line(name.replace('\n', ' ') for name in sheet.header),
+                 _line(['---'] + ['---:'] * (len(sheet.header) - 1))]
+        for row, ours in zip(sheet.rows, sheet.ours):
+            lines.append(_line([f'**{cell}**' if ours and cell else cell for cell in map(_escape, row)]))
+        parts.append('\n'.join(lines))
+        if sheet.notes:
+            parts.append('\n'.join(f'- {_escape(note)}' for note in sheet.notes))
+    parts += [f'![{Path(picture).stem}]({picture})' for picture in pictures]
+    facts = [report.recipe(results), *report.provenance(results)]
+    parts.append('\n'.join(f'- {_escape(line)}' for line in facts if line))
+    return '\n\n'.join([*parts, f'```\n{results["command"]}\n```']) + '\n'
+
+
+def _line(cells: Iterable[str]) -> str:
+    return '| ' + ' | '.join(cells) + ' |'
+
+
+def _escape(text: str) -> str:
+    return re.sub(r'([|*_<\[\]])', r'\\\1', text)
+
+
+def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
+    """Every README of the repository with its generated blocks written anew: {path: text}.
+
+    In reproductions/PAPER/README.md the block NAME reports results/NAME/results.json, and `claims` lists every number
+    of the paper; the README at the top has one block, `headline`: all committed results in one table.
+
+    Args:
+      root: of the repository.
+      papers: by the name of their folder under reproductions.
+
+    Raises:
+      UsageError: if a block has no end, or its results are missing or broken.
+    """
+    texts = {}
+    top = root / 'README.md'
+    if top.exists():
+        texts[top] = _fill(top, lambda name: _headline(root, papers) if name == 'headline' else None)
+    for folder, paper in papers.items():
+        path = root / 'reproductions' / folder / 'README.md'
+        if path.exists():
+            texts[path] = _fill(path, functools.partial(_block, path.parent, paper))
+    return texts
+
+
+def _fill(path: Path, content: Callable[[str], str | None]) -> str:
+    def fill(match: re.Match[str]) -> str:
+        name, body = match.groups()
+        text = None if '<!-- generated:' in body else content(name)
+        if text is None:
+            raise UsageError(f'{path} has a generated block {name!r} without an end, or one that nothing fills.')
+        return f'<!-- generated: {name} -->\n{text}<!-- end -->'
+
+    old = path.read_text()
+    new, blocks = BLOCK.subn(fill, old)
+    if blocks != old.count('<!-- generated:'):
+        raise UsageError(f'{path} has a generated block that is not closed: write <!-- end --> on a line after it.')
+    return new
+
+
+def _block(folder: Path, paper: Paper, name: str) -> str:
+    if name == 'claims':
+        return _claims(folder, paper)
+    results = report.read(folder / 'results' / name / 'results.json')
+    pictures = [f'results/{name}/{path.name}' for path in sorted((folder / 'results' / name).glob('*.png'))]
+    return f'<a id="{name}"></a>\n\n' + markdown(results, paper.tables, results['experiment'], pictures)
+
+
+def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
+    lines = [_line(('', 'paper', 'ours (ours - paper)', 'data', 'epochs', 'n', 'result')),
+             _line(['---', '---:', '---:', '---', '---', '---:', '---'])]
+    for folder, paper in papers.items():
+        for name, results in report.kept(root / 'reproductions' / folder).items():
+            for f in report.findings(results, paper.tables, results['experiment']):
+                lines.append(_line((*map(_escape, (f'{folder}, {f.claim}', f.paper, f.ours, results['data']['name'],
+                                                   f.epochs)), str(f.seeds),
+                                    f'[{name}](reproductions/{folder}/README.md)')))
+    footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
+    return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')
+
+
+def _claims(folder: Path, paper: Paper) -> str:
+    """Every row of the paper's tables: its number, ours where it was run, and for the rest the experiment, its cost and
+    what has been seen of it so far."""
+    kept, lines = report.kept(folder), []
+    for table in paper.tables:
+        lines += ['', f'**{_escape(table.title)}** ({_escape(table.data)})', '',
+                  _line(('', 'paper', 'ours', 'experiment', 'images', 'seen so far')),
+                  _line(['---', '---:', '---:', '---', '---:', '---'])]
+        lines += [_line(cells) for cells in (_race(table, paper, kept) if isinstance(table, Race) else
+                                             (_claim(row, table, paper, kept) for row in table.rows))]
+    if any(DAGGER in line for line in lines):
+        lines += ['', f"{DAGGER} Not comparable as it stands: the result's own section says why."]
+    rates = [f'{name} {results["steps"] * results["batch_size"] / results["seconds"]:,.0f} ({results["machine"]})'
+             for name, results in kept.items() if 'steps' in results]
+    if rates:
+        lines += ['', f'Training images a second, evaluations included: {_escape(", ".join(rates))}.']
+    return '\n'.join(lines[1:]) + '\n'
+
+
+def _claim(row: Row, table: Table, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
+    shown = [i for i, value in enumerate(row.values) if value is not None]
+    theirs = ', '.join(f'{table.columns[i].name} {report.printed(row.values[i], table.columns[i], row)}' for i in shown)
+    if row.why:
+        return tuple(map(_escape, (row.name, theirs or '-', '', '', '', row.why)))
+    runs = {name: results for name, results in kept.items()
+            if report.concerns(results, row, {results['experiment']}) and not row.minus}
+    ours = [f'[{name}](#{name}): ' + ', '.join(_escape(report.cell(results, table, row, i)[0]) for i in shown)
+            for name, results in runs.items()]
+    names = row.members or tuple(filter(None, (row.experiment, row.minus)))
+    experiments = [paper.experiments[name] for name in names]
+    if row.members:
+        command = '--ensemble of ' + report.listed(names)
+    else:
+        command = ' minus '.join(names)
+    images = sum(e.epochs for e in experiments) * (table.train_examples or 0)
+    return (_escape(row.name), _escape(theirs or '-'), '; '.join(ours) or 'not run', f'`{command}`',
+            f'{report.number(images / 1e6)} M' if images else '-',
+            _escape('; '.join(paper.seen[name] for name in dict.fromkeys(row.members or (row.experiment,)))))
+
+
+def _race(race: Race, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    ours = [f'[{name}](#{name}): {_escape(finding.ours)}' for name, results in kept.items()
+            for finding in report.findings(results, (race,), results['experiment'])]
+    yield (_escape(f'{race.faster} against {race.slower}'), _escape(race.claim), '; '.join(ours) or 'not run',
+           f'`{race.experiment}`', '-', _escape(paper.seen[race.experiment]))
