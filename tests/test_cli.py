@@ -1,11 +1,9 @@
 """The command line as a user types it: what it prints, its exit codes, and that it overwrites nothing."""
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,21 +11,7 @@ import pytest
 from launch import training, workdir
 from lib import checkpoint
 from lib.experiment import UsageError
-
-ROOT = Path(__file__).parent.parent
-TINY = ['--experiment=quickstart', '--set', 'data.image_size=48', '--set', 'data.resize=52',
-        '--set', 'model.widths=[4,4,4,4,4]', '--set', 'model.fc_width=8', '--set', 'evaluation.examples=20']
-
-
-def command(*flags, cache):
-    environment = os.environ | {'XDG_CACHE_HOME': str(cache), 'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
-                                'TFDS_DATA_DIR': str(cache / 'none')}
-    return dict(args=[sys.executable, '-m', 'launch.alexnet', *map(str, flags)], cwd=ROOT, env=environment, text=True,
-                stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-
-
-def launch(*flags, cache):
-    return subprocess.run(**command(*flags, cache=cache), timeout=300)
+from tests.commands import ROOT, TINY, command, launch
 
 
 @pytest.fixture(scope='module')
@@ -88,7 +72,7 @@ def test_a_workdir_of_another_experiment_or_of_other_files_is_left_alone(tmp_pat
 
 
 def test_two_runs_do_not_share_a_workdir(tmp_path):
-    holder = f'import sys; from pathlib import Path; from launch import workdir; workdir.hold(Path({str(tmp_path)!r}))\n' \
+    holder = f'import pathlib, sys; from launch import workdir; workdir.hold(pathlib.Path({str(tmp_path)!r}))\n' \
              'print("held", flush=True); sys.stdin.read()'
     with subprocess.Popen([sys.executable, '-c', holder], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                           text=True) as other:
