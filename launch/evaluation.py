@@ -19,7 +19,8 @@ from lib.experiment import CROPS, diff, require
 from lib.paper import Paper
 from lib.task import count
 
-MAY_BE_SET = ('evaluation.', 'data.')
+# Not data.image_size, which the shape of the fully connected layers fixes.
+MAY_BE_SET = ('evaluation.', 'data.source', 'data.resize', 'data.train_split', 'data.validation_split', 'data.mean')
 
 
 def single(paper: Paper) -> None:

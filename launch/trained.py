@@ -97,8 +97,8 @@ def with_changes(network: Trained, assignments: Sequence[str], allowed: Sequence
     """
     for assignment in assignments:
         if not assignment.strip().startswith(tuple(allowed)):
-            raise UsageError(f'--set {assignment}: the network is as it was trained; what can be set are fields of '
-                             f'{" and ".join(prefix.rstrip(".") for prefix in allowed)}.')
+            raise UsageError(f'--set {assignment}: the network is as it was trained; what can be set is '
+                             f'{", ".join(name + "*" * name.endswith(".") for name in allowed)}.')
     return network._replace(experiment=override(network.experiment, assignments))
 
 

@@ -19,6 +19,7 @@ from lib.experiment import Comparison, Experiment, change, diff, require
 from lib.paper import Paper
 from lib.task import Params, count
 from lib.train import Diverged, Outcome, fit
+from lib.visualize import kernels
 
 
 def run(paper: Paper) -> None:
@@ -56,8 +57,10 @@ def run(paper: Paper) -> None:
                      'training_loss': _last_epoch_loss(folder, outcome.step),
                      'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds}
             figures.training_curve(folder / 'metrics.jsonl', folder / 'curve.png')
-            figures.kernels(jax.device_get(outcome.params[paper.first_layer]['kernel']), folder / 'kernels.png',
-                            getattr(chosen.model, 'groups', 1))
+            weights = jax.device_get(outcome.params[paper.first_layer]['kernel'])
+            kernels.draw(weights, getattr(chosen.model, 'groups', 1), f'Kernels of {paper.first_layer}',
+                         [f'{paper.name} {FLAGS.experiment}, step {outcome.step}', f'trained on {train.name}'],
+                         folder / 'kernels.png')
     data = {'name': train.name, 'validation_name': validation.name, 'train_examples': len(train),
             'validation_examples': len(validation)}
     results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found

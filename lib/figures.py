@@ -1,4 +1,4 @@
-"""Pictures of a training: its curve, a comparison of two, the kernels of a first layer. All are PNG files."""
+"""Pictures of a training: its curve, a comparison of two. All are PNG files."""
 import json
 import math
 from pathlib import Path
@@ -144,34 +144,3 @@ def comparison(results: dict[str, Any], output_png: Path) -> None:
     axes.spines[['top', 'right']].set_visible(False)
     figure.savefig(output_png)
     plt.close(figure)
-
-
-def kernels(kernels: np.ndarray, output_png: Path, groups: int = 1, shared_scale: bool = False) -> None:
-    """Draws the kernels of a first layer, 16 a row, the groups one under the other.
-
-    Args:
-      kernels: [height, width, 3, n]; zero becomes mid-grey, the largest absolute weight black or white.
-      output_png: the picture, a whole number of pixels a weight.
-      groups: of n / groups kernels each, set apart by a gap.
-      shared_scale: one scale for all kernels, instead of one for each.
-
-    Raises:
-      ValueError: if `groups` does not divide n.
-    """
-    height, width, channels, count = kernels.shape
-    if count % groups:
-        raise ValueError(f'{count} kernels do not make {groups} equal groups')
-    kernels = np.asarray(kernels, np.float32)
-    largest = np.abs(kernels).max(axis=None if shared_scale else (0, 1, 2), keepdims=True)
-    pictures = 0.5 + 0.5 * kernels / np.maximum(largest, np.finfo(np.float32).tiny)
-    zoom = max(1, round(66 / width))
-    border, gap, columns = 4, 20, min(16, count // groups)
-    rows = -(-(count // groups) // columns)
-    tall, wide = height * zoom + border, width * zoom + border
-    canvas = np.ones((border + groups * rows * tall + (groups - 1) * gap, border + columns * wide, channels))
-    for i in range(count):
-        group, k = divmod(i, count // groups)
-        top = border + (group * rows + k // columns) * tall + group * gap
-        left = border + k % columns * wide
-        canvas[top:top + height * zoom, left:left + width * zoom] = np.kron(pictures[..., i], np.ones((zoom, zoom, 1)))
-    plt.imsave(output_png, canvas)

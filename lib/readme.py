@@ -3,8 +3,9 @@
 A block lies between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
 import functools
+import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ BLOCK = re.compile(r'<!-- generated: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 
 def markdown(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str,
-             pictures: Sequence[str] = ()) -> str:
-    """The same report as `show`, for a README; `pictures` are paths as seen from it."""
+             pictures: Mapping[str, str]) -> str:
+    """The same report as `show`, for a README; `pictures` are paths as seen from it, with a sentence about each or
+    none."""
     found = report.sheets(results, tables, speaks_to)
     parts = []
     for sheet in found if 'arms' in results else [report.measured(results), *found]:
@@ -29,7 +31,8 @@ def markdown(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to:
         parts.append('\n'.join(lines))
         if sheet.notes:
             parts.append('\n'.join(f'- {_escape(note)}' for note in sheet.notes))
-    parts += [f'![{Path(picture).stem}]({picture})' for picture in pictures]
+    for picture, sentence in pictures.items():
+        parts += [f'![{Path(picture).stem}]({picture})', *([_escape(sentence)] if sentence else [])]
     facts = [report.recipe(results), *report.provenance(results)]
     parts.append('\n'.join(f'- {_escape(line)}' for line in facts if line))
     return '\n\n'.join([*parts, f'```\n{results["command"]}\n```']) + '\n'
@@ -86,7 +89,10 @@ def _block(folder: Path, paper: Paper, name: str) -> str:
     if name == 'claims':
         return _claims(folder, paper)
     results = report.read(folder / 'results' / name / 'results.json')
-    pictures = [f'results/{name}/{path.name}' for path in sorted((folder / 'results' / name).glob('*.png'))]
+    pictures = {}
+    for path in sorted((folder / 'results' / name).glob('*.png')):
+        about = path.with_suffix('.json')
+        pictures[f'results/{name}/{path.name}'] = json.loads(about.read_text())['statement'] if about.exists() else ''
     return f'<a id="{name}"></a>\n\n' + markdown(results, paper.tables, results['experiment'], pictures)
 
 

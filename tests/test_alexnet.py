@@ -188,7 +188,8 @@ def collectives(compiled) -> list[tuple[str, str]]:
 
 def sizes(result: str) -> list[tuple[int, ...]]:
     """The shapes of the float32 arrays in the result of a collective, without axes of length one."""
-    return [tuple(int(n) for n in axes.split(',') if n not in ('', '1')) for axes in re.findall(r'f32\[([\d,]*)\]', result)]
+    return [tuple(int(n) for n in axes.split(',') if n not in ('', '1'))
+            for axes in re.findall(r'f32\[([\d,]*)\]', result)]
 
 
 def test_two_devices_exchange_activations_where_figure_2_does():

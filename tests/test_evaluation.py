@@ -124,7 +124,7 @@ def test_pre_training_and_fine_tuning_on_folders_of_images(tmp_path):
 @pytest.mark.parametrize('flags, message', [
     (['--eval_only'], 'name --workdir=DIR or --weights=FILE'),
     (['--eval_only', '--workdir={runs}'], 'holds no run'),
-    (['--eval_only', '--workdir={runs}/0', '--set', 'model.dropout=0'], 'can be set are fields of evaluation and data'),
+    (['--eval_only', '--workdir={runs}/0', '--set', 'model.dropout=0'], 'what can be set is evaluation.*, data.source'),
     (['--eval_only', '--workdir={runs}/0', '--experiment=paper'], 'brings its own'),
     (['--eval_only', '--weights={runs}/0/results.json'], 'results.json'),
     (['--ensemble={runs}/0'], 'two networks or more'),

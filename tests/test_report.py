@@ -8,7 +8,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib import image
 from rich.console import Console
@@ -261,6 +260,8 @@ def repository(tmp_path):
         (folder / 'results' / name).mkdir(parents=True)
         report.write(folder / 'results' / name, results)
     (folder / 'results' / 'race' / 'curve.png').write_bytes(b'')
+    (folder / 'results' / 'race' / 'kernels.png').write_bytes(b'')
+    (folder / 'results' / 'race' / 'kernels.json').write_text('{"statement": "Half of them are blue."}')
     (folder / 'README.md').write_text('Before\n<!-- generated: birds -->\n<!-- end -->\nbetween\n'
                                       '<!-- generated: race -->\n<!-- end -->\nafter\n'
                                       '<!-- generated: claims -->\n<!-- end -->\n')
@@ -272,10 +273,11 @@ def repository(tmp_path):
 
 def test_blocks_are_filled_and_the_rest_is_left(repository):
     text = (repository / 'reproductions' / 'alexnet' / 'README.md').read_text()
-    assert text.startswith('Before\n<!-- generated: birds -->\n<a id="birds"></a>\n\n**Measured') and '<!-- end -->\nafter\n' in text
+    assert text.startswith('Before\n<!-- generated: birds -->\n<a id="birds"></a>\n\n**Measured')
+    assert '<!-- end -->\nafter\n' in text
     assert '<!-- end -->\nbetween\n<!-- generated: race -->' in text
     assert '| **Net** | **40.0** | **39.0 (-1.0)** | **20.0** | **20.0 (+0.0)** |' in text
-    assert '![curve](results/race/curve.png)' in text
+    assert '![curve](results/race/curve.png)\n\n![kernels](results/race/kernels.png)\n\nHalf of them are blue.' in text
     for fact in ('abc', '2026-01-02', 'a box', 'Took 9 s', 'birds 1.0 test', '1,000', 'seed 0', 'ten crops averaged',
                  '10 epochs', '```\npython -m launch.net\n```'):
         assert fact in text
@@ -381,26 +383,6 @@ def test_a_comparison_is_drawn_whether_or_not_its_arms_arrive(tmp_path):
         pictures.append(image.imread(tmp_path / 'curve.png'))
     assert pictures[0].shape == pictures[1].shape == (832, 1120, 4)
     assert (pictures[0] != pictures[1]).any()
-
-
-def test_kernels_are_scaled_around_grey_and_set_apart_by_group(tmp_path):
-    kernels = np.zeros((11, 11, 3, 32), np.float32)
-    kernels[0, 0, :, 0] = 2.0
-    kernels[0, 0, :, 1], kernels[1, 0, :, 1] = -0.5, 0.25
-    figures.kernels(kernels, tmp_path / 'kernels.png', groups=2)
-    picture = image.imread(tmp_path / 'kernels.png')[..., 0]
-    assert picture.shape == (4 + 2 * 70 + 20, 4 + 16 * 70)
-    first, second = picture[4:70, 4:70], picture[4:70, 74:140]
-    assert (first[:6, :6] == 1).all() and abs(first[6:, 6:] - 0.5).max() < 0.01
-    assert (second[:6, :6] == 0).all() and abs(second[6:12, :6] - 0.75).max() < 0.01
-    assert (picture[70:94] == 1).all() and (picture[94:160, 4:70] != 1).all()
-    figures.kernels(kernels, tmp_path / 'kernels.png', groups=2, shared_scale=True)
-    assert abs(image.imread(tmp_path / 'kernels.png')[4:10, 74:80, 0] - 0.375).max() < 0.01
-
-
-def test_groups_must_divide_the_kernels(tmp_path):
-    with pytest.raises(ValueError, match='9 kernels do not make 2 equal groups'):
-        figures.kernels(np.zeros((3, 3, 3, 9)), tmp_path / 'kernels.png', groups=2)
 
 
 def test_the_readmes_are_what_the_committed_results_say():
