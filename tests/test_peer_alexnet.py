@@ -1,0 +1,340 @@
+"""AlexNet and its training against an implementation in PyTorch, written for this test from the paper: float64."""
+import dataclasses
+from collections import OrderedDict
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lib import layers, optimizers, train
+from lib.data.statistics import Statistics
+from lib.experiment import change
+from reproductions.alexnet.experiments import PAPER
+from reproductions.alexnet.model import build
+
+torch = pytest.importorskip('torch', reason='needs torch: install requirements-peer.txt')
+torch.set_num_threads(1)        # more of them wait for JAX's on so small arrays
+nn, F = torch.nn, torch.nn.functional
+
+
+class Convolution(nn.Conv2d):
+    """torch's, with a border of zeros at the right and bottom where the last window overhangs the image."""
+
+    def forward(self, x):
+        def overhang(side, kernel, stride, padding):
+            return -(side + 2 * padding - kernel) % stride
+
+        beyond = [overhang(*axis) for axis in zip(x.shape[2:], self.kernel_size, self.stride, self.padding)]
+        (top, left), (bottom, right) = self.padding, beyond
+        wide = F.pad(x, (left, left + right, top, top + bottom))
+        return F.conv2d(wide, self.weight, self.bias, self.stride, groups=self.groups)
+
+
+class ResponseNorm(nn.Module):
+    """torch divides alpha by n. Each of the parts of the maps is normalised alone."""
+
+    def __init__(self, k, alpha, parts):
+        super().__init__()
+        self.norm, self.parts = nn.LocalResponseNorm(5, 5 * alpha, 0.75, k), parts
+
+    def forward(self, x):
+        return torch.cat([self.norm(part) for part in x.chunk(self.parts, 1)], 1)
+
+
+class MinPool(nn.MaxPool2d):
+    def forward(self, x):
+        return -super().forward(-x)
+
+
+class Dropout(nn.Module):
+    """The paper's: outputs are zeroed in training, by `mask`, and multiplied by the fraction kept at test time."""
+
+    def __init__(self, rate):
+        super().__init__()
+        self.rate, self.mask = rate, None
+
+    def forward(self, x):
+        return x * self.mask if self.training else x * (1 - self.rate)
+
+
+class Peer(nn.Sequential):
+    """The variant of the network that `model` describes, on images [n, 3, s, s], with `features` maps into fc6."""
+
+    def __init__(self, model, features):
+        ceil, batch = model.rounding == 'ceil', model.norm == 'batch'
+        pools = {'max': nn.MaxPool2d, 'min': MinPool,
+                 'average': lambda *a, **kw: nn.AvgPool2d(*a, **kw, count_include_pad=False)}
+        unit = {'relu': nn.ReLU, 'tanh': nn.Tanh}[model.activation]
+        windows = {1: dict(kernel_size=11, stride=4, padding=model.padding), 2: dict(kernel_size=5, padding=2)}
+        steps, maps = OrderedDict(), 3
+        for number, width in enumerate([*model.widths, model.conv6], 1):
+            stage = []
+            if model.without != f'conv{number}' and width:
+                make = Convolution if number == 1 and ceil else nn.Conv2d
+                groups = 1 if number in (1, 3) else model.groups
+                window = windows.get(number, dict(kernel_size=3, padding=1))
+                stage.append((f'conv{number}', make(maps, width, groups=groups, bias=not batch, **window)))
+                if batch:
+                    stage.append((f'conv{number}_norm', nn.BatchNorm2d(width)))
+                stage.append((f'unit{number}', unit()))
+                maps = width
+            if number in (1, 2, 5):
+                stage.append((f'pool{number}', pools[model.pool](model.pool_size, 2, ceil_mode=ceil)))
+            if number <= 2 and model.norm == 'response':
+                after = [name for name, _ in stage].index(f'{model.lrn_after[number - 1]}{number}')
+                parts = model.groups if model.lrn_own_group else 1
+                stage.insert(after + 1, (f'norm{number}', ResponseNorm(model.lrn_k, model.lrn_alpha, parts)))
+            steps.update(stage)
+        steps['flat'] = nn.Flatten()
+        for number in (6, 7):
+            steps[f'fc{number}'] = nn.Linear(features, features := model.fc_width, bias=not batch)
+            if batch:
+                steps[f'fc{number}_norm'] = nn.BatchNorm1d(features)
+            steps[f'fc_unit{number}'] = unit()
+            steps[f'dropout{number}'] = Dropout(model.dropout)
+        steps['fc8'] = nn.Linear(features, model.classes)
+        super().__init__(steps)
+        self.double()
+
+    def outputs(self, x):
+        """The output of every layer of the paper by its name: a layer's ends with its unit, and with dropout."""
+        names, found = {f'unit{n}': f'conv{n}' for n in range(1, 7)} | {'dropout6': 'fc6', 'dropout7': 'fc7'}, {}
+        for step, module in self.named_children():
+            x = module(x)
+            if step in names:
+                found[names[step]] = x
+            elif step.startswith(('norm', 'pool')) or step == 'fc8':
+                found[step] = x
+        return found
+
+    def set_masks(self, mask6, mask7):
+        self.dropout6.mask, self.dropout7.mask = torch.tensor(np.array(mask6)), torch.tensor(np.array(mask7))
+
+
+def in_torchs_layout(params, side):
+    """Arrays shaped as our parameters under torch's names; fc6 reads maps of `side` x `side`, ours map last."""
+    found = {}
+    for layer, kinds in params.items():
+        names = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
+        for kind, array in kinds.items():
+            array = np.array(array)
+            if kind == 'kernel':
+                if layer == 'fc6':
+                    array = array.reshape(side, side, -1, array.shape[1]).transpose(2, 0, 1, 3).reshape(array.shape)
+                array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
+            found[f'{layer}.{names[kind]}'] = array
+    return found
+
+
+def make_peer(model, params, side):
+    peer = Peer(model, len(params['fc6']['kernel']))
+    state = {name: torch.tensor(array) for name, array in in_torchs_layout(params, side).items()}
+    left = peer.load_state_dict(state, strict=False)
+    assert not left.unexpected_keys and all(name.endswith('num_batches_tracked') for name in left.missing_keys)
+    return peer
+
+
+def random_params(task, seed=0):
+    """Weights that keep the size of a signal, and biases and averages that are nowhere alike."""
+    rng = np.random.default_rng(seed)
+
+    def draw(path, leaf):
+        noise = rng.standard_normal(leaf.shape)
+        return {'kernel': (2 / np.prod(leaf.shape[:-1]))**0.5 * noise, 'bias': 0.3 * noise, 'scale': 1 + 0.2 * noise,
+                'mean': noise, 'var': np.exp(noise)}[path[-1].key]
+
+    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))
+
+
+def experiment(image_size, **model):
+    small = dict(widths=(8, 16, 12, 12, 8), fc_width=24, classes=10) | model
+    changed = dataclasses.replace(PAPER, model=dataclasses.replace(PAPER.model, **small))
+    return change(changed, 'data.image_size', image_size)
+
+
+def torch_loss(loss, logits, labels):
+    """Mean over the images: cross-entropy of the softmax, or the sum of one binary cross-entropy for each class."""
+    if loss == 'softmax':
+        return F.cross_entropy(logits, labels)
+    targets = F.one_hot(labels, logits.shape[1]).double()
+    return F.binary_cross_entropy_with_logits(logits, targets, reduction='sum') / len(logits)
+
+
+def same(ours, theirs, tolerance):
+    """Every array, relative to its largest number."""
+    assert list(ours) == list(theirs)
+    for name in ours:
+        mine, other = np.asarray(ours[name]), theirs[name].detach().numpy()
+        assert mine.dtype == np.float64 and mine.shape == other.shape, name
+        np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance * np.abs(other).max(), err_msg=name)
+
+
+def maps_first(array):
+    return np.asarray(array).transpose(0, 3, 1, 2) if array.ndim == 4 else np.asarray(array)
+
+
+def masks(key, rate, n, width):
+    """Which outputs of fc6 and fc7 a dropout key keeps."""
+    return [layers.dropout(jnp.ones((n, width)), rate, half) for half in jax.random.split(key)]
+
+
+VARIANTS = {                # image size, side of the maps that fc6 reads, then what differs from the paper's model
+    'paper': (80, 2, {}),
+    'ungrouped': (80, 2, dict(groups=1)),
+    'batch_norm': (80, 2, dict(norm='batch')),
+    'tanh_average_pool': (64, 1, dict(activation='tanh', pool='average')),
+    'pool_of_two_norm_of_sums': (64, 2, dict(pool_size=2, lrn_after=('conv', 'unit'))),
+    'min_pool_then_norm': (64, 1, dict(pool='min', lrn_after=('pool', 'pool'))),
+    'norm_across_groups': (64, 1, dict(lrn_own_group=False, lrn_k=1.0, lrn_alpha=2e-5)),
+    'torchvision': (96, 2, dict(padding=2, rounding='floor', norm='none', groups=1)),
+    'conv6_logistic': (80, 2, dict(conv6=6, loss='logistic')),
+    'without_conv3': (64, 1, dict(without='conv3', norm='none')),
+    'without_conv5': (64, 1, dict(without='conv5', dropout=0.3)),
+    'input_227': (227, 6, {}),
+}
+
+
+@pytest.mark.parametrize('name', VARIANTS)
+def test_every_activation_loss_and_gradient(name):
+    size, side, changes = VARIANTS[name]
+    config = experiment(size, **changes)
+    model, task, n = config.model, build(config), 3
+    tolerance = 2e-11 if model.norm == 'batch' else 1e-12
+    params = random_params(task)
+    x = (1 if model.activation == 'tanh' else 60) * np.random.default_rng(1).standard_normal((n, size, size, 3))
+    labels = np.array([3, 0, 9])
+
+    @jax.jit
+    def ours(params, x, key):
+        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        return task.activations(params, x), gradient(params, x, labels, key)
+
+    with jax.enable_x64(True):
+        key = jax.random.key(5)
+        activations, ((loss, (logits, moved)), gradients) = ours(params, x, key)
+        kept = masks(key, model.dropout, n, model.fc_width)
+
+    peer, images = make_peer(model, params, side), torch.tensor(maps_first(x))
+    seen = peer.eval().outputs(images)
+    same({layer: maps_first(array) for layer, array in activations.items()}, seen, 1e-12)     # in the same order too
+
+    peer.train().set_masks(*kept)
+    theirs = peer(images)
+    their_loss = torch_loss(model.loss, theirs, torch.tensor(labels))
+    their_loss.backward()
+    same({'logits': logits, 'loss': loss}, {'logits': theirs, 'loss': their_loss}, 1e-12)
+    mine = in_torchs_layout(gradients, side)
+    expected = {weight: leaf.grad for weight, leaf in peer.named_parameters()}
+    assert all(gradient.abs().max() > 1e-8 for gradient in expected.values())
+    same({weight: mine[weight] for weight in expected}, expected, tolerance)
+    if model.norm == 'batch':
+        same_averages(moved, params, peer, {layer: n * array[0, 0].numel() for layer, array in seen.items()}, 1)
+    else:
+        assert moved == {}
+
+
+def same_averages(params, start, peer, counts, steps):
+    """Both keep 0.9 of the old averages at each step. torch adds 0.1 of the unbiased variance, as the paper of batch
+    normalisation has it; flax 0.1 of the plain one, smaller by (count - 1) / count for the mean of `count` numbers."""
+    for layer in (name.removesuffix('_norm') for name in start if name.endswith('_norm')):
+        found, before, theirs = params[f'{layer}_norm'], start[f'{layer}_norm'], getattr(peer, f'{layer}_norm')
+        np.testing.assert_allclose(found['mean'], theirs.running_mean, rtol=1e-10, atol=1e-12, err_msg=layer)
+        kept = 0.9**steps * before['var']
+        added = (theirs.running_var.numpy() - kept) * (counts[layer] - 1) / counts[layer]
+        np.testing.assert_allclose(found['var'], kept + added, rtol=1e-10, err_msg=layer)
+
+
+STEPS, DROP, BATCH, SIZE = 50, 25, 8, 48
+RECIPES = {         # what differs from the paper in the model, then in the optimiser; 200 times the measured difference
+    'paper': ({}, {}, 1e-12),
+    'logistic': (dict(loss='logistic', dropout=0.0), dict(bias_learning_rate=2.0), 1e-12),
+    'batch_norm': (dict(norm='batch', dropout=0.0, pool_size=2), {}, 2e-11),
+}
+
+
+@pytest.mark.parametrize('name', RECIPES)
+def test_fifty_steps_of_training_stay_together(name):
+    """The compiled step as `fit` calls it, on uint8 images, with the paper's dropout and a drop of the rate half way;
+    torch does v <- 0.9 v - 0.0005 rate w - rate g; w <- w + v, without decay but for weights."""
+    own_model, own_optimizer, tolerance = RECIPES[name]
+    config = experiment(SIZE, widths=(6, 8, 6, 6, 4), lrn_alpha=0.02, **own_model)
+    config = dataclasses.replace(
+        config, batch_size=BATCH, seed=3,
+        data=dataclasses.replace(config.data, random_crop=False, reflect=False, color_noise=0.0, pixel_scale=64.0),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=0.01, schedule='steps', drop_epochs=(1,),
+                                      **own_optimizer))
+    model, task = config.model, build(config)
+    rng = np.random.default_rng(7)
+    images = rng.integers(0, 256, (3, BATCH, SIZE, SIZE, 3), np.uint8)
+    labels = rng.integers(0, 10, (3, BATCH))
+    mean = rng.integers(100, 150, (SIZE, SIZE, 3)).astype(np.float32)   # whole numbers, exact in float32
+    statistics = Statistics(mean, np.ones(3, np.float32), np.eye(3, dtype=np.float32))
+    start = random_params(task)
+
+    def loss_of_float64(params, images, labels, key):       # the step hands out float32 images
+        return task.loss(params, images.astype(jnp.float64), labels, key)
+
+    side = 2 if model.pool_size == 2 else 1
+    peer = make_peer(model, start, side).train()
+    velocity = {weight: torch.zeros_like(leaf) for weight, leaf in peer.named_parameters()}
+    losses, their_losses = [], []
+    with jax.enable_x64(True):
+        step = train.make_step(task._replace(loss=loss_of_float64), config)
+        state = jax.tree.map(jnp.array, {'params': start, 'velocity': jax.tree.map(np.zeros_like, start)})
+        for number in range(STEPS):
+            batch, classes = images[number % 3], labels[number % 3]
+            rate = optimizers.learning_rate(config, DROP * BATCH, number, [])
+            state, loss, _ = step(state, batch, classes, statistics, np.uint32(number), np.float64(rate))
+            losses.append(loss)
+            key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number))[1]
+            peer.set_masks(*masks(key, model.dropout, BATCH, model.fc_width))
+            pixels = torch.tensor((batch.astype(np.float64) - mean) / 64).permute(0, 3, 1, 2)
+            their_loss = torch_loss(model.loss, peer(pixels), torch.tensor(classes))
+            peer.zero_grad()
+            their_loss.backward()
+            their_losses.append(their_loss.detach())
+            with torch.no_grad():
+                for weight, leaf in peer.named_parameters():
+                    own_rate, decay = 0.01 if number < DROP else 0.001, 0.0005
+                    if weight.endswith('bias'):
+                        own_rate *= config.optimizer.bias_learning_rate
+                    if leaf.ndim == 1:
+                        decay = 0.0
+                    velocity[weight] = 0.9 * velocity[weight] - decay * own_rate * leaf - own_rate * leaf.grad
+                    leaf += velocity[weight]
+    assert np.mean(losses[-3:]) < 0.95 * np.mean(losses[:3])
+    same({'losses': jnp.stack(losses)}, {'losses': torch.stack(their_losses)}, tolerance)
+    before, after = in_torchs_layout(start, side), in_torchs_layout(state['params'], side)
+    expected = {weight: leaf - torch.tensor(before[weight]) for weight, leaf in peer.named_parameters()}
+    same({weight: after[weight] - before[weight] for weight in expected}, expected, tolerance)
+    if model.norm == 'batch':
+        counts = {layer: BATCH * array[0, 0].numel() for layer, array in peer.eval().outputs(pixels).items()}
+        same_averages(state['params'], start, peer, counts, STEPS)
+
+
+@pytest.mark.parametrize('loss', ['softmax', 'logistic'])
+def test_probabilities(loss):
+    config = experiment(64, loss=loss)
+    task = build(config)
+    params, x = random_params(task), 60 * np.random.default_rng(1).standard_normal((2, 64, 64, 3))
+    with jax.enable_x64(True):
+        found = jax.jit(task.predict)(params, x)
+    logits = make_peer(config.model, params, 1).eval()(torch.tensor(maps_first(x)))
+    expected = {'softmax': logits.softmax(1), 'logistic': logits.sigmoid()}[loss]
+    same({'probabilities': found}, {'probabilities': expected}, 1e-12)
+
+
+@pytest.mark.slow
+def test_network_of_full_size():
+    """224 pixels, 96 to 4096 maps, 60,965,224 parameters: the activation of every layer."""
+    task = build(PAPER)
+    params = random_params(task)
+    x = 60 * np.random.default_rng(1).standard_normal((1, 224, 224, 3))
+    with jax.enable_x64(True):
+        found = jax.jit(task.activations)(params, x)
+    peer = make_peer(PAPER.model, params, 6).eval()
+    assert sum(leaf.numel() for leaf in peer.parameters()) == 60_965_224
+    with torch.no_grad():
+        expected = peer.outputs(torch.tensor(maps_first(x)))
+    same({layer: maps_first(array) for layer, array in found.items()}, expected, 1e-12)
