@@ -296,6 +296,7 @@ SEEN = dict.fromkeys((f'one_weird_trick_{batches}' for batches in ('256_128', '5
                      'two steps in the tests; the same on 1, 2 and 4 devices in float64') | {
     'paper': 'every count and size; 50 steps beside PyTorch; the same on 1 to 8 devices; 888 steps on photographs',
     'figure1': 'run to its end',
+    'cifar_80sec': 'run to its end',
     'ilsvrc2010': 'the network of `paper`; folders of images are read in the tests',
     'fall_2009': 'two steps in the tests; folders of images are read in the tests',
     'fall_2011': 'two steps in the tests; pre-training, then fine-tuning, by command in the tests',
