@@ -4,10 +4,12 @@ A paper's recipe is one `Experiment`; an ablation is `dataclasses.replace` of it
 command line (`--set optimizer.learning_rate=0.02`). Code reads these values and never adds a default of its own.
 """
 import ast
+import collections
 import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from typing import Any, Literal
 
 
@@ -181,30 +183,45 @@ def override(config: Any, assignments: list[str]) -> Any:
     Raises:
       UsageError: if a path names no field, or a value has not the field's type.
     """
+    changes = {}
     for assignment in assignments:
         path, sign, text = assignment.partition('=')
         if not sign:
             raise UsageError(f'--set {assignment} has no value: write --set field=value.')
-        config = _replace(config, path.strip(), text.strip(), config, path.strip())
-    return config
+        changes[path.strip()] = _parse(text.strip(), _hint(config, path.strip()), path.strip())
+    return change_all(config, changes)
 
 
 def change(config: Any, path: str, value: Any) -> Any:
     """`config` with the field at a dotted path set to a value."""
-    name, _, rest = path.partition('.')
-    return dataclasses.replace(config, **{name: change(getattr(config, name), rest, value) if rest else value})
+    return change_all(config, {path: value})
 
 
-def _replace(config: Any, path: str, text: str, whole: Any, whole_path: str) -> Any:
-    name, _, rest = path.partition('.')
-    known = {field.name: field for field in dataclasses.fields(config)}
-    inner = getattr(config, name, None)
-    if name not in known or (config is whole and name in DESCRIPTION) or bool(rest) != dataclasses.is_dataclass(inner):
-        raise UsageError(_unknown(whole_path, whole))
-    if rest:
-        return dataclasses.replace(config, **{name: _replace(inner, rest, text, whole, whole_path)})
-    hint = typing.get_type_hints(type(config))[name]
-    return dataclasses.replace(config, **{name: _parse(text, hint, whole_path)})
+def change_all(config: Any, changes: Mapping[str, Any]) -> Any:
+    """`config` with the fields at dotted paths set to values, all at once: what has to fit together is checked only
+    then."""
+    own, inner = {}, collections.defaultdict(dict)
+    for path, value in changes.items():
+        name, _, rest = path.partition('.')
+        if rest:
+            inner[name][rest] = value
+        else:
+            own[name] = value
+    own |= {name: change_all(getattr(config, name), values) for name, values in inner.items()}
+    return dataclasses.replace(config, **own)
+
+
+def _hint(config: Any, path: str) -> Any:
+    """The type of the field at a dotted path, which must be one that --set can name."""
+    part, names = config, path.split('.')
+    for depth, name in enumerate(names):
+        known = dataclasses.is_dataclass(part) and name in typing.get_type_hints(type(part))
+        if not known or (depth == 0 and name in DESCRIPTION):
+            raise UsageError(_unknown(path, config))
+        hint, part = typing.get_type_hints(type(part))[name], getattr(part, name)
+    if dataclasses.is_dataclass(part):
+        raise UsageError(_unknown(path, config))
+    return hint
 
 
 def _unknown(path: str, whole: Any) -> str:

@@ -69,3 +69,13 @@ def test_steps_cover_every_image_as_often_as_there_are_epochs():
     assert experiment.steps_at(1, 128) == 1 and experiment.steps_at(1, 129) == 2
     assert experiment.total_steps(1_281_167) == 900_821     # ceil(90 * 1,281,167 / 128)
     assert dataclasses.replace(experiment, steps=50).total_steps(1_281_167) == 50
+
+
+@pytest.mark.parametrize('assignments', [['batch_size=32', 'optimizer.fc_batch=8'],
+                                         ['model.widths=[9,9,9,9,9]', 'model.groups=3']])
+def test_assignments_are_checked_together_whatever_their_order(assignments):
+    """Each pair fits together, and neither of the two fits what was there."""
+    published = override(PAPER, ['optimizer.fc_batch=64'])
+    assert override(published, assignments) == override(published, assignments[::-1])
+    with pytest.raises(UsageError, match='must divide'):
+        override(published, assignments[:1])

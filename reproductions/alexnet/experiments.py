@@ -1,7 +1,7 @@
 """AlexNet's recipe as published (section 5), its ablations, and cuda-convnet's recipes for CIFAR-10."""
 import dataclasses
 
-from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change
+from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change_all
 from reproductions.alexnet import cifar
 from reproductions.alexnet.cifar import CifarModel
 from reproductions.alexnet.model import Model
@@ -22,9 +22,7 @@ PAPER = Experiment(
 def ablation(summary: str, source: str, **changes) -> Experiment:
     """PAPER with the fields at dotted paths changed; dots are written as two underscores."""
     experiment = dataclasses.replace(PAPER, summary=summary, source=source)
-    for path, value in changes.items():
-        experiment = change(experiment, path.replace('__', '.'), value)
-    return experiment
+    return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
 
 
 QUICKSTART = dataclasses.replace(
