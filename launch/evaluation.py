@@ -1,4 +1,5 @@
 """Error without training: of a network that a run left or others published, or of several averaged."""
+import hashlib
 import json
 import re
 import time
@@ -6,56 +7,68 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+from jax.sharding import Mesh
 from rich.progress import track
 
-from launch import trained, workdir
+from launch import workdir
 from launch.cli import CACHE, FLAGS, console, say
-from launch.trained import Trained
-from lib import evaluate, report
+from lib import evaluate, report, trained
 from lib import mesh as meshes
-from lib.data import sources
+from lib.data import sources, statistics
 from lib.data.sources import Split
-from lib.experiment import CROPS, diff, require
+from lib.experiment import CROPS, require
 from lib.paper import Paper
 from lib.task import count
+from lib.trained import Trained
 
-# Not data.image_size, which the shape of the fully connected layers fixes.
-MAY_BE_SET = ('evaluation.', 'data.source', 'data.resize', 'data.train_split', 'data.validation_split', 'data.mean')
+# Not data.image_size, which the shape of the fully connected layers fixes, nor the mean, which they have learned.
+MAY_BE_SET = ('evaluation.', 'data.source', 'data.resize', 'data.train_split', 'data.validation_split')
+LONGEST = 100       # letters of a folder's name
 
 
 def single(paper: Paper) -> None:
     """Evaluates the network in --workdir or --weights. The results of a run are left as they are: those of this
     evaluation go to a folder of their own in its workdir."""
     require(bool(FLAGS.workdir or FLAGS.weights), '--eval_only needs a network: name --workdir=DIR or --weights=FILE.')
-    network = trained.from_weights(paper, FLAGS.weights) if FLAGS.weights else \
-        trained.from_workdir(paper, FLAGS.workdir)
+    mesh = meshes.make(FLAGS.mesh)
     if FLAGS.weights:
+        network = trained.from_weights(paper, FLAGS.weights)
         folder = workdir.path(FLAGS.workdir, f'{paper.name}-{Path(FLAGS.weights).stem}')
     else:
-        words = '-'.join([f'step-{network.step}', *FLAGS.set])
-        folder = workdir.path(FLAGS.workdir, '') / 'evaluation' / re.sub(r'[^\w.=-]+', '-', words)
-    _run(paper, [network], network.name, folder)
+        network = trained.from_workdir(paper, FLAGS.workdir)
+        words = re.sub(r'[^\w.=-]+', '-', '-'.join([f'step-{network.step}', *FLAGS.set]))
+        if len(words) > LONGEST:
+            words = f'{words[:LONGEST - 9]}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'
+        folder = trained.run_folder(FLAGS.workdir) / 'evaluation' / words
+    _run(paper, [network], network.name, folder, mesh)
 
 
 def ensemble(paper: Paper) -> None:
     """Evaluates the networks of --ensemble, the probabilities that they give averaged (section 6 of the AlexNet
     paper)."""
     require(len(FLAGS.ensemble) >= 2, '--ensemble needs two networks or more: --ensemble=DIR,DIR.')
+    require(not FLAGS.weights, '--ensemble takes files of weights too: put the one of --weights into its list.')
+    mesh = meshes.make(FLAGS.mesh)
     networks = [trained.find(paper, path) for path in FLAGS.ensemble]
-    _run(paper, networks, 'ensemble', workdir.path(FLAGS.workdir, f'{paper.name}-ensemble'))
+    origins = [network.origin for network in networks]
+    require(len(set(origins)) == len(origins), 'The same network stands twice in --ensemble, which an average does not '
+                                               'notice: name each once.')
+    _run(paper, networks, 'ensemble', workdir.path(FLAGS.workdir, f'{paper.name}-ensemble'), mesh)
 
 
-def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path) -> None:
+def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path, mesh: Mesh) -> None:
     networks = [trained.with_changes(network, FLAGS.set, MAY_BE_SET) for network in networks]
     first = networks[0].experiment
-    members = [{'experiment': network.name, 'origin': network.origin, 'seed': network.experiment.seed,
-                'steps': network.step, 'epochs': network.epochs, 'parameters': count(network.params)}
-               for network in networks]
+    require(first.evaluation.batch_size % mesh.shape['data'] == 0,
+            f'--mesh has data:{mesh.shape["data"]}, which does not divide evaluation.batch_size='
+            f'{first.evaluation.batch_size}.')
+    members = [{'experiment': network.name, 'origin': network.origin,
+                'seed': None if network.step is None else network.experiment.seed, 'steps': network.step,
+                'epochs': network.epochs, 'parameters': count(network.params)} for network in networks]
     identity = trained.identity(paper, name, FLAGS.set, first, None) | {
         'networks': [network.origin for network in networks]}
     workdir.claim(folder, identity)
     (folder / 'experiment.json').write_text(json.dumps(identity, indent=1))
-    mesh = meshes.make(FLAGS.mesh)
     for network in networks:
         say(f'Network: {network.origin}')
     splits: dict[object, Split] = {}
@@ -67,8 +80,9 @@ def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path) -> 
     for other in splits.values():
         require(other.name == split.name, f'The networks are judged on different data, {split.name} and {other.name}: '
                                           'give them one with --set data.source=NAME.')
-    require(split.labels.max() < first.model.classes, f'{split.name} has more classes than the {first.model.classes} '
-                                                      'outputs of the network: choose other data.')
+    for network in networks:
+        trained.require_same_classes(network, split)
+        statistics.require_fits(network.statistics, splits[network.experiment.data])
     began, errors = time.monotonic(), []
     for crops in dict.fromkeys((first.evaluation.crops, 'centre')):
         batches = (evaluate.probabilities(network.task.predict, jax.device_put(network.params, meshes.everywhere(mesh)),
@@ -81,10 +95,10 @@ def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path) -> 
                                          transient=True), examples)
         errors.append({'split': first.evaluation.split, 'protocol': crops, 'top1': found.percent(found.top1),
                        'top5': found.percent(found.top5), 'seen': found.seen, 'loss': found.loss})
-    published = paper.experiments[first.published]
     data = {'name': split.name, 'validation_name': split.name, 'train_examples': len(split),
             'validation_examples': len(split)}
-    results = workdir.about(paper, name, first, diff(first, published), data, mesh) | {
+    differences = {path: change for network in networks for path, change in trained.differences(paper, network).items()}
+    results = workdir.about(paper, name, first, differences, data, mesh) | {
         'members': members, 'errors': errors, 'seconds': time.monotonic() - began}
     report.write(folder, results)
     report.show(results, paper.tables, console, first.published, folder)

@@ -10,9 +10,9 @@ from typing import Any
 
 import jax
 
-from launch import trained, workdir
+from launch import workdir
 from launch.cli import CACHE, FLAGS, console, say
-from lib import figures, report
+from lib import figures, report, trained
 from lib import mesh as meshes
 from lib.data import sources, statistics
 from lib.experiment import Comparison, Experiment, change, diff, require
@@ -31,6 +31,8 @@ def run(paper: Paper) -> None:
     require(FLAGS.init_from is not None or first.starts_from is None,
             f'{FLAGS.experiment} starts from a run of {first.starts_from}: name its workdir with --init_from=DIR.')
     differences = diff(first, _first(paper.experiments[first.published]))
+    if FLAGS.init_from and not first.starts_from:
+        differences['init_from'] = (None, FLAGS.init_from)
     folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}')
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
@@ -39,12 +41,13 @@ def run(paper: Paper) -> None:
     say('Differs from the published recipe in:' if differences else 'The recipe is as published.')
     for path, (published, ours) in differences.items():
         say(f'  {path}: {ours} (published: {published})')
-    start = _start(paper, chosen) if FLAGS.init_from else None
+    begun = any(folder.glob('checkpoints/*/digest.json'))
+    start = _start(paper, chosen) if FLAGS.init_from and not begun else None
     say(f'Output goes to {folder}')
     train, validation = sources.load(first.data, FLAGS.data_dir, CACHE)
     facts = statistics.compute(train, first.data, CACHE)
     statistics.save(folder / 'statistics.npz', facts)
-    (folder / 'experiment.json').write_text(json.dumps(identity, indent=1))
+    (folder / 'experiment.json').write_text(json.dumps(identity | {'classes': train.class_names}, indent=1))
     with _stop_on_signal() as stop:
         def go(experiment: Experiment, place: Path) -> Outcome:
             return fit(paper.build(experiment), experiment, train, validation, facts, mesh, place, console, stop, start)
@@ -74,9 +77,9 @@ def run(paper: Paper) -> None:
 def _start(paper: Paper, experiment: Experiment) -> Params:
     """The layers to begin with, from the run or the weights that --init_from names."""
     source = trained.find(paper, FLAGS.init_from)
-    start, new = trained.beginning(source, paper.build(experiment), experiment)
+    start, new, left = trained.beginning(source, paper.build(experiment), experiment)
     say(f'Starts from {source.origin}')
-    say(f'  taken: {", ".join(start)}; new: {", ".join(new) or "none"}')
+    say(f'  taken: {", ".join(start)}; new: {", ".join(new) or "none"}; left out: {", ".join(left) or "none"}')
     return start
 
 

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from absl import app, flags
 
-from launch import cli, trained
+from launch import cli
 from launch.papers import PAPERS
-from launch.trained import Trained
+from lib import trained
 from lib.data import sources
 from lib.experiment import UsageError, require
 from lib.paper import Paper
+from lib.trained import Trained
 from lib.visualize import examples, kernels, layers, neighbours, predictions
 
 METHOD = flags.DEFINE_string('method', None, 'kernels, predictions or neighbours')
@@ -40,6 +41,7 @@ OF_DATA = ('data.source', 'data.resize', 'data.train_split', 'data.validation_sp
 
 def visualize(paper: Paper) -> None:
     cli.prepare()
+    require(METHOD.value is not None, f'Name a --method: one of {", ".join(METHODS)}.')
     require(METHOD.value in METHODS, f'--method={METHOD.value} is not known: choose one of {", ".join(METHODS)}.')
     require(bool(WORKDIR.value) != bool(WEIGHTS.value),
             'Give one of --workdir=DIR, the folder of a run, and --weights=FILE.')
@@ -99,15 +101,15 @@ METHODS = {'kernels': _kernels, 'predictions': _predictions, 'neighbours': _neig
 
 
 def _folder(paper: Paper) -> Path:
-    run = Path(WORKDIR.value or Path('runs') / f'{paper.name}-weights').expanduser().absolute()
-    if run.parent.name == 'checkpoints':    # one step of a run, where nothing else belongs
-        run = run.parent.parent
+    run = trained.run_folder(WORKDIR.value or Path('runs') / f'{paper.name}-weights')
     return Path(OUTPUT.value).expanduser().absolute() if OUTPUT.value else run / 'visualize'
 
 
 def _judged(network: Trained) -> sources.Split:
     experiment = network.experiment
-    return sources.load_one(experiment.data, experiment.evaluation.split, DATA_DIR.value, cli.CACHE)
+    split = sources.load_one(experiment.data, experiment.evaluation.split, DATA_DIR.value, cli.CACHE)
+    trained.require_same_classes(network, split)
+    return split
 
 
 def _lines(network: Trained, split: sources.Split, images: list[int]) -> list[str]:

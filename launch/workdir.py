@@ -57,7 +57,7 @@ def check(workdir: Path, identity: dict[str, Any]) -> None:
         others = [f'{key} {theirs.get(key)}' for key in ('paper', 'experiment', 'init_from', 'networks')
                   if theirs.get(key) != identity.get(key)]
         mine, kept = identity['fields'], theirs['fields']
-        others = others or [f'{key}={kept.get(key)} (now {mine.get(key)})' for key in kept | mine
+        others = others or [f'{key}={kept.get(key)} (now {mine.get(key)})' for key in kept
                             if key not in MAY_CHANGE and kept.get(key) != mine.get(key)]
     except FileNotFoundError as error:
         raise UsageError(f'{workdir} holds other files and no experiment: choose another --workdir.') from error
@@ -86,7 +86,7 @@ def about(paper: Paper, name: str, experiment: Experiment, differences: dict, da
         'paper': paper.name, 'experiment': name, 'seed': experiment.seed,
         'overrides': dict(assignment.split('=', 1) for assignment in FLAGS.set),
         'differences': json.loads(json.dumps(differences, default=repr)),
-        'batch_size': experiment.batch_size,
+        'batch_size': experiment.batch_size, 'init_from': FLAGS.init_from,
         'data': data,
         'commit': _commit(), 'versions': {'python': platform.python_version(), **versions},
         'device': jax.devices()[0].device_kind, 'devices': mesh.size, 'mesh': FLAGS.mesh,

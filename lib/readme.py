@@ -115,16 +115,17 @@ def _claims(folder: Path, paper: Paper) -> str:
     kept, lines = report.kept(folder), []
     for table in paper.tables:
         lines += ['', f'**{_escape(table.title)}** ({_escape(table.data)})', '',
-                  _line(('', 'paper', 'ours', 'experiment', 'images', 'seen so far')),
+                  _line(('', 'paper', 'ours', 'experiment', 'training images', 'evidence short of the number')),
                   _line(['---', '---:', '---:', '---', '---:', '---'])]
         lines += [_line(cells) for cells in (_race(table, paper, kept) if isinstance(table, Race) else
                                              (_claim(row, table, paper, kept) for row in table.rows))]
     if any(DAGGER in line for line in lines):
         lines += ['', f"{DAGGER} Not comparable as it stands: the result's own section says why."]
-    rates = [f'{name} {results["steps"] * results["batch_size"] / results["seconds"]:,.0f} ({results["machine"]})'
-             for name, results in kept.items() if 'steps' in results]
-    if rates:
-        lines += ['', f'Training images a second, evaluations included: {_escape(", ".join(rates))}.']
+    for name, results in kept.items():
+        if 'steps' in results:
+            rate = results['steps'] * results['batch_size'] / results['seconds']
+            lines += ['', _escape(f'Cost: `{name}` read {rate:,.0f} training images a second, evaluations included '
+                                  f'({results["machine"]}): {1e8 / rate / 86400:,.0f} days for 100 M.')]
     return '\n'.join(lines[1:]) + '\n'
 
 
@@ -140,10 +141,10 @@ def _claim(row: Row, table: Table, paper: Paper, kept: Mapping[str, dict[str, An
     names = row.members or tuple(filter(None, (row.experiment, row.minus)))
     experiments = [paper.experiments[name] for name in names]
     if row.members:
-        command = '--ensemble of ' + report.listed(names)
+        command = '--ensemble=DIR,... of ' + report.listed(names)
     else:
-        command = ' minus '.join(names)
-    images = sum(e.epochs for e in experiments) * (table.train_examples or 0)
+        command = ' minus '.join(f'--experiment={name}' for name in names)
+    images = sum(e.epochs for e in experiments) * (table.train_examples or 0) + row.pretraining
     return (_escape(row.name), _escape(theirs or '-'), '; '.join(ours) or 'not run', f'`{command}`',
             f'{report.number(images / 1e6)} M' if images else '-',
             _escape('; '.join(paper.seen[name] for name in dict.fromkeys(row.members or (row.experiment,)))))

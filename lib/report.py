@@ -50,6 +50,8 @@ class Row:
     minus: str | None = None                            # the values are differences: `experiment` minus this one
     protocol: Literal['centre', 'ten'] | None = None    # crops of the test; None if the paper does not say
     parameters: int | None = None                       # of each network; None if the paper does not say
+    pretraining: int = 0                                # training images that the networks it starts from saw
+    words: str = ''                                     # what is printed where that is no number: 'about 2'
     note: str = ''                                      # what the paper says of this row
     memory: bool = False                                # written down from memory, not yet checked against the paper
 
@@ -212,11 +214,12 @@ def networks(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _error(results: dict[str, Any], row: Row, column: Column) -> dict[str, Any] | None:
-    """The measurement for a cell: the row's crops; for a row that names none, the last measured, the final figure."""
+    """The measurement for a cell: the row's crops; for a row that names none, those of the experiment's evaluation,
+    which come first."""
     split = 'train' if column.split == 'train' else 'validation'
     fitting = [error for error in results['errors']
                if error['split'] == split and row.protocol in (None, error['protocol'])]
-    return fitting[-1] if fitting else None
+    return fitting[0] if fitting else None
 
 
 def _same_data(results: dict[str, Any], table: Table | Race) -> bool:
@@ -238,9 +241,9 @@ def unlike(results: dict[str, Any], table: Table, row: Row, column: Column, seen
     for network in networks(results):
         if row.parameters not in (None, network['parameters']):
             reasons.append(f'Another network: {network["parameters"]:,} parameters, {row.parameters:,} in the paper.')
-        if network['epochs'] is None:
+        if network['epochs'] is None and network['experiment'] != row.experiment:
             reasons.append('Trained elsewhere, by a recipe of its own.')
-        elif table.epochs is not None and round(network['epochs'], 2) != table.epochs:
+        elif None not in (table.epochs, network['epochs']) and round(network['epochs'], 2) != table.epochs:
             reasons.append(f'{number(network["epochs"])} epochs of training here, {table.epochs} in the paper.')
     ours = [network['experiment'] for network in networks(results)]
     if row.members and sorted(ours) != sorted(row.members):
@@ -300,6 +303,8 @@ def _table(results: dict[str, Any], table: Table, experiments: set[str]) -> Shee
              else (paper,)))) for row, line in zip(table.rows, cells)]
     if results['differences'] and any(answered):
         reasons.append('A changed recipe: see below.')
+    if any(speaking) and {column.split for column in table.columns} == {'validation', 'test'}:
+        notes.append('Test: its labels are not public, so only the validation columns can be measured.')
     reasons = [f'{DAGGER} {reason}' for reason in dict.fromkeys(reasons)]
     unit = 'percentage points of error' if any(row.minus for row in table.rows) else 'error in %'
     return Sheet(f'{table.title}: {unit} on {table.data}', tuple(header), tuple(rows), speaking,
@@ -308,8 +313,10 @@ def _table(results: dict[str, Any], table: Table, experiments: set[str]) -> Shee
 
 def printed(value: float | None, column: Column, row: Row) -> str:
     """A paper's number as the paper printed it."""
+    if value is None:
+        return '-'
     sign = '+' if row.minus else ''
-    return ('-' if value is None else f'{value:{sign}.{column.decimals}f}') + (MEMORY if row.memory else '')
+    return (row.words or f'{value:{sign}.{column.decimals}f}') + (MEMORY if row.memory else '')
 
 
 def beside(ours: float | None, paper: float) -> str:

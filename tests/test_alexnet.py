@@ -34,26 +34,39 @@ def test_parameters_of_variants(name, total):
     assert count(shapes(EXPERIMENTS[name])) == total
 
 
-def test_feature_map_sizes_are_the_papers(monkeypatch):
-    seen = {}
-    for layer in ('conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7', 'fc8'):
-        kind = type(getattr(nnx.eval_shape(lambda: AlexNet(Model(), 224, nnx.Rngs(params=0))), layer))
-        monkeypatch.setattr(kind, '__call__', _recording(kind.__call__, seen))
-    network = nnx.eval_shape(lambda: AlexNet(Model(), 224, nnx.Rngs(params=0)))
-    graph, state = nnx.split(network)
-    jax.eval_shape(lambda s, x: nnx.merge(graph, s)(x), state, jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32))
-    assert list(seen.values()) == [
-        ((1, 224, 224, 3), (1, 55, 55, 96)), ((1, 27, 27, 96), (1, 27, 27, 256)), ((1, 13, 13, 256), (1, 13, 13, 384)),
-        ((1, 13, 13, 384), (1, 13, 13, 384)), ((1, 13, 13, 384), (1, 13, 13, 256)), ((1, 6, 6, 256), (1, 4096)),
-        ((1, 4096), (1, 4096)), ((1, 4096), (1, 1000))]
+def test_feature_map_sizes_are_the_papers():
+    image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+    found = jax.eval_shape(build(PAPER).activations, shapes(PAPER), image)
+    assert {name: maps.shape[1:] for name, maps in found.items() if not name.startswith('norm')} == paper.SIZES
+    assert ' '.join(found) == 'conv1 norm1 pool1 conv2 norm2 pool2 conv3 conv4 conv5 pool5 fc6 fc7 fc8'
 
 
-def _recording(call, seen):
-    def recorded(self, x):
-        y = call(self, x)
-        seen[id(self)] = (x.shape, y.shape)
-        return y
-    return recorded if not hasattr(call, 'recorder') else call
+@pytest.mark.parametrize('name, facts', [
+    ('paper', {'lrn_k': 2.0, 'lrn_alpha': 1e-4, 'lrn_own_group': True, 'lrn_after': ('unit', 'unit'),
+               'bias_init': 1.0}),
+    ('caffe', {'lrn_k': 1.0, 'lrn_alpha': 1e-4 / 5, 'lrn_own_group': False, 'lrn_after': ('unit', 'unit'),
+               'bias_init': 0.1}),
+    ('caffenet', {'lrn_k': 1.0, 'lrn_alpha': 1e-4 / 5, 'lrn_own_group': False, 'lrn_after': ('pool', 'pool'),
+                  'bias_init': 1.0}),
+    ('torchvision', {'norm': 'none', 'padding': 2, 'rounding': 'floor', 'groups': 1}),
+    ('cuda_convnet2', {'lrn_k': 2.0, 'lrn_alpha': 1e-4 / 5, 'lrn_after': ('conv', 'unit'), 'groups': 1}),
+    ('one_weird_trick_128', {'lrn_k': 2.0, 'lrn_alpha': 1e-4 / 5, 'lrn_after': ('conv', 'unit'), 'loss': 'logistic',
+                             'last_bias_init': -7.0})])
+def test_constants_of_other_peoples_recipes(name, facts):
+    """Caffe and both cuda-convnets divide alpha by the window of 5."""
+    for field, value in facts.items():
+        expected = pytest.approx(value) if type(value) is float else value
+        assert getattr(EXPERIMENTS[name].model, field) == expected, field
+
+
+@pytest.mark.parametrize('row', paper.WEIRD_TRICK)
+def test_rates_of_one_weird_trick_grow_with_the_batch_and_fall_to_a_250th(row):
+    experiment = EXPERIMENTS[row.experiment]
+    assert (experiment.batch_size, experiment.optimizer.fc_batch) == (row.batch, row.fc_batch)
+    first, *_, last = (learning_rate(experiment, 1_281_167, step, ()) for step in
+                       (0, experiment.steps_at(90, 1_281_167)))
+    assert first == pytest.approx(0.01 * row.batch / 128) and last == pytest.approx(first / 250)
+    assert first * experiment.optimizer.fc_learning_rate == pytest.approx(0.01 * row.fc_batch / 128)
 
 
 def test_first_windows_begin_at_the_first_pixel_and_the_last_overhang():

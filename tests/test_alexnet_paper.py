@@ -6,12 +6,16 @@ from reproductions.alexnet import paper
 from reproductions.alexnet.experiments import EXPERIMENTS
 
 TABLES = [table for table in paper.TABLES if not isinstance(table, Race)]
-NAMED = {name for table in TABLES for row in table.rows for name in (row.experiment, row.minus) if name}
+NAMED = {name for table in TABLES for row in table.rows for name in (row.experiment, row.minus, *row.members) if name}
 
 
 def test_every_row_names_an_experiment_that_exists():
     races = {table.experiment for table in paper.TABLES if isinstance(table, Race)}
     assert sorted((NAMED | races) - set(EXPERIMENTS)) == []
+
+
+def test_what_was_seen_was_seen_of_experiments_that_exist():
+    assert sorted(set(paper.SEEN) - set(EXPERIMENTS)) == []
 
 
 def test_the_race_is_between_arms_of_its_experiment():

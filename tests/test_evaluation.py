@@ -4,10 +4,10 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
-from launch import trained
 from launch.alexnet import PAPER
-from lib import checkpoint
+from lib import checkpoint, trained
 from lib.data import augment, sources
 from lib.experiment import UsageError
 from tests.commands import TINY, launch
@@ -22,6 +22,9 @@ def runs(tmp_path_factory):
     for seed in (0, 1):
         done = launch(*SMALL, '--set', f'seed={seed}', f'--workdir={folder}/{seed}', cache=folder)
         assert done.returncode == 0, done.stderr
+    for kind in 'xyz':
+        (folder / 'photos' / kind).mkdir(parents=True)
+        Image.new('RGB', (60, 60)).save(folder / 'photos' / kind / '0.png')
     return folder
 
 
@@ -85,17 +88,65 @@ def test_training_starts_from_the_layers_that_fit_and_a_new_last_one(runs):
     source = trained.from_workdir(PAPER, runs / '0')
     experiment = PAPER.choose('quickstart', [flag for flag in TINY if '=' in flag and not flag.startswith('--')])
     task = PAPER.build(experiment)
-    assert trained.beginning(source, task, experiment)[1] == []
+    assert trained.beginning(source, task, experiment)[1:] == ([], [])
     wider = PAPER.choose('quickstart', ['data.image_size=48', 'data.resize=52', 'model.widths=[4,4,4,4,4]',
                                         'model.fc_width=8', 'model.classes=12', 'model.conv6=4'])
-    start, new = trained.beginning(source, PAPER.build(wider), wider)
-    assert new == ['conv6', 'fc8'] and set(start) == {'conv1', 'conv2', 'conv3', 'conv4', 'conv5', 'fc6', 'fc7'}
+    start, new, left = trained.beginning(source, PAPER.build(wider), wider)
+    assert (new, left) == (['conv6', 'fc8'], []) and set(start) == {*source.params} - {'fc8'}
     np.testing.assert_array_equal(start['fc7']['kernel'], source.params['fc7']['kernel'])
+    without = PAPER.choose('quickstart', [flag for flag in TINY if '=' in flag and not flag.startswith('--')] +
+                           ['model.without=conv4'])
+    assert trained.beginning(source, PAPER.build(without), without)[1:] == ([], ['conv4'])
     quickstart = PAPER.choose('quickstart', [])
     with pytest.raises(UsageError, match='conv1 has a bias of 4 .* and a bias of 24 .* here'):
         trained.beginning(source, PAPER.build(quickstart), quickstart)
     with pytest.raises(UsageError, match='starts from a run of fall_2011'):
         trained.beginning(source, task, PAPER.choose('fine_tuned', []))
+
+
+def test_devices_change_nothing_in_an_evaluation(runs):
+    done = launch('--eval_only', f'--workdir={runs}/1/checkpoints/00000002', '--mesh=data:2,model:2', cache=runs)
+    assert done.returncode == 0, done.stderr
+    found, before = results(runs / '1' / 'evaluation' / 'step-2'), results(runs / '1')
+    assert found['devices'] == 4 and found['errors'][0]['loss'] == pytest.approx(before['errors'][0]['loss'], rel=1e-4)
+
+
+def test_public_weights_are_evaluated_and_trained_on_by_command(tmp_path):
+    """A network of torchvision's shape, narrow; the real one has 1,000 classes."""
+    rng, maps = np.random.default_rng(0), (3, 4, 4, 4, 4, 4)
+    sizes = {0: 11, 3: 5, 6: 3, 8: 3, 10: 3}
+    weights = {f'features.{layer}.weight': rng.normal(0, 0.1, (outputs, inputs, size, size))
+               for (layer, size), inputs, outputs in zip(sizes.items(), maps, maps[1:])}
+    weights |= {f'classifier.{layer}.weight': rng.normal(0, 0.1, shape)
+                for layer, shape in ((1, (8, 4 * 36)), (4, (8, 8)), (6, (2, 8)))}
+    weights |= {name.replace('weight', 'bias'): np.zeros(len(array)) for name, array in weights.items()}
+    save_file({name: array.astype(np.float32) for name, array in weights.items()}, tmp_path / 'small.safetensors')
+    for kind, colour in (('dark', 20), ('light', 230)):
+        (tmp_path / 'photos' / kind).mkdir(parents=True)
+        for i in range(4):
+            Image.new('RGB', (256, 260), (colour, colour, 10 * i)).save(tmp_path / 'photos' / kind / f'{i}.png')
+    file, photos = tmp_path / 'small.safetensors', ['--set', f'data.source=folder:{tmp_path}/photos', '--set',
+                                                    'data.validation_split=all', '--set', 'evaluation.batch_size=4']
+    done = launch('--eval_only', f'--weights={file}', *photos, f'--workdir={tmp_path}/found', cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "torchvision's AlexNet (4-4-4-4-4 maps" in done.stdout and 'torchvision alexnet' in done.stdout
+    found = results(tmp_path / 'found')
+    assert found['errors'][0]['seen'] == 8 and found['members'][0]['epochs'] is None
+    small = ['--set', 'data.train_split=all', '--set', 'model.widths=[4,4,4,4,4]', '--set', 'model.fc_width=8', '--set',
+             'model.classes=2', '--set', 'steps=1', '--set', 'batch_size=4']
+    done = launch('--experiment=torchvision', f'--init_from={file}', *photos, *small, f'--workdir={tmp_path}/run',
+                  cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'taken: conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8; new: none' in done.stdout
+    assert results(tmp_path / 'run')['differences']['init_from'] == [None, str(file)]
+
+
+def test_one_weird_trick_by_command_on_two_devices(tmp_path):
+    done = launch(*TINY[1:], '--experiment=one_weird_trick_256_128', '--mesh=data:2', '--set', 'data.source=digits',
+                  '--set', 'model.classes=10', '--set', 'batch_size=16', '--set', 'optimizer.fc_batch=8', '--set',
+                  'steps=1', f'--workdir={tmp_path}/run', cache=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert 'batch 256, fully connected 128' in done.stdout and results(tmp_path / 'run')['devices'] == 2
 
 
 def test_pre_training_and_fine_tuning_on_folders_of_images(tmp_path):
@@ -127,6 +178,12 @@ def test_pre_training_and_fine_tuning_on_folders_of_images(tmp_path):
     (['--eval_only', '--workdir={runs}/0', '--set', 'model.dropout=0'], 'what can be set is evaluation.*, data.source'),
     (['--eval_only', '--workdir={runs}/0', '--experiment=paper'], 'brings its own'),
     (['--eval_only', '--weights={runs}/0/results.json'], 'results.json'),
+    (['--eval_only', '--workdir={runs}/0', '--set', 'data.mean=[1,2,3]'], 'the network is as it was trained'),
+    (['--eval_only', '--workdir={runs}/0', '--set', 'data.resize=60'], 'set data.resize=52'),
+    (['--eval_only', '--workdir={runs}/0', '--mesh=data:3'], 'does not divide evaluation.batch_size=128'),
+    (['--eval_only', '--workdir={runs}/0', '--set', 'data.source=folder:{runs}/photos', '--set',
+      'data.validation_split=all'], 'choose data of the same classes'),
+    (['--ensemble={runs}/0,{runs}/0'], 'stands twice'),
     (['--ensemble={runs}/0'], 'two networks or more'),
     (['--ensemble={runs}/0,{runs}/2'], 'cannot be read'),
     (['--weights={runs}/0'], 'name it with --init_from'),
@@ -136,4 +193,5 @@ def test_pre_training_and_fine_tuning_on_folders_of_images(tmp_path):
 def test_a_mistake_is_one_sentence_and_exit_code_2(flags, message, runs):
     done = launch(*(flag.format(runs=runs) for flag in flags), cache=runs)
     assert done.returncode == 2, done.stdout
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1, done.stderr
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith('error: ') and message in last and 'Traceback' not in done.stderr, done.stderr

@@ -26,7 +26,7 @@ TABLE = Table(
         Row('Older', (50.0, None), why='another system'),
         Row('Net', (40.0, 20.0), 'paper', protocol='ten', parameters=500),
         Row('Net, one crop', (42.0, 21.0), 'paper', protocol='centre', parameters=500),
-        Row('3 nets', (38.0, 19.0), members=('paper', 'paper', 'wide'), protocol='ten'),
+        Row('3 nets', (38.0, 19.0), members=('paper', 'paper', 'wide'), protocol='ten', pretraining=2_000_000),
         Row('Without', (1.5, None), 'ablated', minus='paper'),
     ),
     examples=1000, epochs=10, train_examples=500_000)
@@ -289,11 +289,12 @@ def test_every_claim_has_a_line_with_its_cost_whether_it_was_run_or_not(reposito
     lines = dict(line.strip('| ').split(' | ', 1) for line in text.partition('generated: claims')[2].splitlines()
                  if line.startswith('| '))
     assert lines['Older'] == 'Top-1 50.0 |  |  |  | another system'
-    assert lines['Net'] == 'Top-1 40.0, Top-5 20.0 | [birds](#birds): 39.0 (-1.0), 20.0 (+0.0) | `paper` | 5 M | ' \
-                           'paper flies'
-    assert lines['Without'] == 'Top-1 +1.5 | not run | `ablated minus paper` | 10 M | ablated flies'
-    assert lines['3 nets'] == 'Top-1 38.0, Top-5 19.0 | not run | `--ensemble of 2 x paper and 1 x wide` | 15 M | ' \
-                              'paper flies; wide flies'
+    assert lines['Net'].split(' | ') == ['Top-1 40.0, Top-5 20.0', '[birds](#birds): 39.0 (-1.0), 20.0 (+0.0)',
+                                         '`--experiment=paper`', '5 M', 'paper flies']
+    assert lines['Without'].split(' | ') == ['Top-1 +1.5', 'not run', '`--experiment=ablated minus --experiment=paper`',
+                                             '10 M', 'ablated flies']
+    assert lines['3 nets'].split(' | ')[1:] == ['not run', '`--ensemble=DIR,... of 2 x paper and 1 x wide`', '17 M',
+                                                'paper flies; wide flies']
     assert lines['relu against tanh'] == 'six times | [race](#race): 5.5 times | `race` | - | race flies'
 
 

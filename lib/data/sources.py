@@ -337,5 +337,10 @@ def _classes(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     otherwise the classes count from 0 as they come."""
     if not set(names) <= set(_wordnet_ids()):
         return np.arange(len(names)), tuple(names)
-    from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST  # in the order of the ids
-    return np.array([_wordnet_ids().index(name) for name in names]), tuple(IMAGENET_LABELS_LIST)
+    return np.array([_wordnet_ids().index(name) for name in names]), imagenet_classes()
+
+
+def imagenet_classes() -> tuple[str, ...]:
+    """The names of ILSVRC-2012's 1,000 classes in the order of their labels, each with its synonyms."""
+    from tensorflow_datasets.datasets.siscore.labels import IMAGENET_LABELS_LIST  # slow to import
+    return tuple(IMAGENET_LABELS_LIST)

@@ -86,6 +86,14 @@ def load(path: Path) -> Statistics:
     return statistics
 
 
+def require_fits(statistics: Statistics, split: Split) -> None:
+    """Raises UsageError if the mean image and the images of the split differ in size."""
+    ours, theirs = statistics.mean.shape[0], split.images.shape[1]
+    if ours != theirs:
+        raise UsageError(f'The images of {split.name} are of {theirs} pixels and the mean image that the network '
+                         f'subtracts is of {ours}: set data.resize={ours}.')
+
+
 def _everywhere(mean: np.ndarray | tuple[float, float, float], shape: tuple[int, ...]) -> np.ndarray:
     return np.broadcast_to(np.asarray(mean, np.float32), shape).copy()
 

@@ -15,7 +15,6 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt  # noqa: E402  (the backend comes first)
 
 from lib.data.sources import Split  # noqa: E402
-from lib.data.statistics import Statistics  # noqa: E402
 from lib.experiment import Data, UsageError  # noqa: E402
 
 SAME, OTHER, GREY, FAINT = '#1f5fa8', '#d1600a', '#6b6b6b', '#e4e4e4'     # SAME: the true class; OTHER: another one
@@ -79,14 +78,6 @@ def examples(split: Split, wanted: Sequence[int], count: int) -> np.ndarray:
                              f'{len(split) - 1}.')
     count = min(count, len(split))
     return np.array(wanted or (2 * np.arange(count) + 1) * len(split) // (2 * count), np.int64)
-
-
-def require_mean_fits(statistics: Statistics, split: Split) -> None:
-    """Raises UsageError if the mean image and the images of the split differ in size."""
-    ours, theirs = statistics.mean.shape[0], split.images.shape[1]
-    if ours != theirs:
-        raise UsageError(f'The images of {split.name} are of {theirs} pixels and the mean image that the network '
-                         f'subtracts is of {ours}: set data.resize={ours}.')
 
 
 def crop(image: np.ndarray, size: int) -> np.ndarray:

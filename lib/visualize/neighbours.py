@@ -12,9 +12,9 @@ from rich.progress import track
 
 from lib.data import augment, batches
 from lib.data.sources import Split
-from lib.data.statistics import Statistics
+from lib.data.statistics import Statistics, require_fits
 from lib.experiment import Data
-from lib.visualize import GREY, MARGIN, OTHER, SAME, Sheet, class_name, crop, require_mean_fits
+from lib.visualize import GREY, MARGIN, OTHER, SAME, Sheet, class_name, crop
 
 PIXELS = 'pixels'
 LARGE, SIDE, GAP = 220, 132, 12
@@ -37,8 +37,8 @@ def measure(activations: Callable, layer: str, params, statistics: Statistics, d
     Raises:
       UsageError: if the images do not fit the mean image or the crop.
     """
-    require_mean_fits(statistics, queries)
-    require_mean_fits(statistics, train)
+    require_fits(statistics, queries)
+    require_fits(statistics, train)
     vectors = functools.partial(_vectors, activations, layer, data, params, statistics)
     # A batch like any other: another size would round otherwise, and an image would not be its own neighbour.
     chosen = [jax.tree.map(lambda v: v[0], vectors(np.repeat(queries.images[[i]], batch_size, axis=0))) for i in at]

@@ -9,9 +9,9 @@ import numpy as np
 
 from lib.data import augment
 from lib.data.sources import Split
-from lib.data.statistics import Statistics
+from lib.data.statistics import Statistics, require_fits
 from lib.experiment import Data
-from lib.visualize import FAINT, MARGIN, OTHER, SAME, Sheet, class_name, crop, require_mean_fits
+from lib.visualize import FAINT, MARGIN, OTHER, SAME, Sheet, class_name, crop
 
 TOP = 5
 COLUMNS, SIDE, GAP, BAR = 4, 224, 22, 22
@@ -27,7 +27,7 @@ def measure(predict: Callable, params, statistics: Statistics, data: Data, split
     Raises:
       UsageError: if the images do not fit the mean image or the crop.
     """
-    require_mean_fits(statistics, split)
+    require_fits(statistics, split)
     probabilities, labels = jax.device_get(_most_likely(predict, data, params, split.images[at], statistics))
     return {'images': [
         {'image': int(number), 'label': int(split.labels[number]), 'name': class_name(split, split.labels[number]),

@@ -19,9 +19,10 @@ PAPER = Experiment(
 )
 
 
-def ablation(summary: str, source: str, **changes) -> Experiment:
-    """PAPER with the fields at dotted paths changed; dots are written as two underscores."""
-    experiment = dataclasses.replace(PAPER, summary=summary, source=source)
+def ablation(summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
+    """PAPER with the fields at dotted paths changed; dots are written as two underscores. A recipe that others, or the
+    paper elsewhere, have published is `published` under its own name."""
+    experiment = dataclasses.replace(PAPER, summary=summary, source=source, published=published)
     return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
 
 
@@ -36,22 +37,24 @@ QUICKSTART = dataclasses.replace(
     epochs=36,
 )
 
-# Krizhevsky 2014. Rates are those of cuda-convnet2's files, where they grow in proportion to the batch and drop three
-# times, to 1/250 in all; so are the deviations, the last bias and the place of the first normalisation.
+# Krizhevsky 2014. Rates are those of cuda-convnet2's files, where they grow in proportion to the batch (the paper
+# argues for its square root) and drop three times, to 1/250 in all. So are the deviations, the last bias, the place of
+# the first normalisation and its scale, which those files divide by the window.
 ONE_TOWER = dict(model__widths=(64, 192, 384, 256, 256), model__groups=1)
 WEIRD_TRICK = ONE_TOWER | dict(
-    model__lrn_after=('conv', 'unit'), model__deviations=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01),
-    model__loss='logistic', model__last_bias_init=-7.0, evaluation__crops='centre', optimizer__schedule='steps',
+    model__lrn_after=('conv', 'unit'), model__lrn_alpha=2e-5,
+    model__deviations=(0.01, 0.01, 0.03, 0.03, 0.03, 0.01, 0.01, 0.01), model__loss='logistic',
+    model__last_bias_init=-7.0, evaluation__crops='centre', optimizer__schedule='steps',
     optimizer__drop_factor=250 ** (1 / 3), optimizer__drop_epochs=(22.5, 45, 67.5), optimizer__bias_learning_rate=2.0)
 
 
-def weird_trick(batch: int, fc_batch: int) -> Experiment:
-    """One row of its table: batches of the convolutions and of the fully connected layers."""
-    changes = WEIRD_TRICK | dict(batch_size=batch, optimizer__learning_rate=0.01 * batch / 128)
-    if fc_batch < batch:
-        changes |= dict(optimizer__fc_batch=fc_batch, optimizer__fc_learning_rate=fc_batch / batch)
-    return ablation(f'"One weird trick": batches of {batch}, and of {fc_batch} in the fully connected layers',
-                    'Krizhevsky 2014, Table 1', **changes)
+def weird_trick(batch: int, fc_batch: int) -> dict[str, Experiment]:
+    """One row of its table, by name: batches of the convolutions and of the fully connected layers."""
+    name = f'one_weird_trick_{batch}' + f'_{fc_batch}' * (fc_batch != batch)
+    return {name: ablation(
+        f'"One weird trick": batches of {batch}, and of {fc_batch} in the fully connected layers',
+        'Krizhevsky 2014, Table 1', name, **WEIRD_TRICK, batch_size=batch, optimizer__learning_rate=0.01 * batch / 128,
+        optimizer__fc_batch=fc_batch, optimizer__fc_learning_rate=fc_batch / batch)}
 
 
 # Networks whose trained weights are public, each with the recipe that its publishers give as far as it is one of ours.
@@ -64,10 +67,11 @@ TORCHVISION = ONE_TOWER | dict(
     batch_size=256, optimizer__weight_decay=1e-4, optimizer__bias_weight_decay=True, optimizer__schedule='steps',
     optimizer__drop_epochs=(30, 60), evaluation__crops='centre')
 
-# Folders that stand for releases which TFDS does not have: --set data.source=folder:DIR names another place.
-ILSVRC2010 = dict(data__source='folder:~/ilsvrc2010', data__validation_split='test')
-FALL_2009 = dict(data__source='folder:~/imagenet-fall2009', data__train_split='all[:4450000]',
-                 data__validation_split='all[4450000:]', model__classes=10_184, model__conv6=256)
+# Folders that stand for releases which TFDS does not have: --set data.source=folder:DIR names another place. The rate
+# drops on errors of images that are not those of the test, which is an evaluation of its own.
+ILSVRC2010 = dict(data__source='folder:~/ilsvrc2010', data__validation_split='val')
+FALL_2009 = dict(data__source='folder:~/imagenet-fall2009', data__train_split='all[50000:4450000]',
+                 data__validation_split='all[:50000]', model__classes=10_184, model__conv6=256)
 FALL_2011 = dict(data__source='folder:~/imagenet-fall2011', data__train_split='all[50000:]',
                  data__validation_split='all[:50000]', model__classes=21_841, model__conv6=256)
 
@@ -117,12 +121,14 @@ EXPERIMENTS = {
     'paper': PAPER,
     'quickstart': QUICKSTART,
     'figure1': FIGURE1,
-    'ilsvrc2010': ablation('the recipe on ILSVRC-2010, from a folder of images', 'Table 1, CNN', **ILSVRC2010),
-    'fall_2009': ablation('10,184 classes and a sixth convolution, from a folder of images', 'section 6', **FALL_2009),
+    'ilsvrc2010': ablation('the recipe on ILSVRC-2010, from a folder of images; test: --eval_only '
+                           '--set data.validation_split=test', 'Table 1, CNN', 'ilsvrc2010', **ILSVRC2010),
+    'fall_2009': ablation('10,184 classes and a sixth convolution, from a folder of images; test: --eval_only '
+                          '--set data.validation_split=all[4450000:]', 'section 6', 'fall_2009', **FALL_2009),
     'fall_2011': ablation('pre-training for 1 CNN*: all classes, a sixth convolution, from a folder of images',
-                          'Table 2, 1 CNN*', **FALL_2011),
+                          'Table 2, 1 CNN*', 'fall_2011', **FALL_2011),
     'fine_tuned': ablation('1 CNN*: a network with a sixth convolution, started from a run of fall_2011',
-                           'Table 2, 1 CNN*', model__conv6=256, starts_from='fall_2011'),
+                           'Table 2, 1 CNN*', 'fine_tuned', model__conv6=256, starts_from='fall_2011'),
     'no_lrn': ablation('without local response normalisation', 'section 3.3', model__norm='none'),
     'non_overlapping_pool': ablation('pooling 2x2 at stride 2', 'section 3.4', model__pool_size=2),
     'tanh': ablation('tanh units instead of ReLU', 'section 3.1', model__activation='tanh'),
@@ -143,21 +149,15 @@ EXPERIMENTS = {
                                 optimizer__schedule='cosine'),
     'pool_average': ablation('average pooling', 'section 3.4', model__pool='average'),
     'pool_min': ablation('minimum pooling', 'section 3.4', model__pool='min'),
-    'caffe': ablation("Caffe's bvlc_alexnet", 'BVLC', model__bias_init=0.1, **CAFFE),
-    'caffenet': ablation("Caffe's CaffeNet: normalisation after pooling", 'BVLC', model__lrn_after=('pool', 'pool'),
-                         **CAFFE),
+    'caffe': ablation("Caffe's bvlc_alexnet", 'BVLC', 'caffe', model__bias_init=0.1, **CAFFE),
+    'caffenet': ablation("Caffe's CaffeNet: normalisation after pooling", 'BVLC', 'caffenet',
+                         model__lrn_after=('pool', 'pool'), **CAFFE),
     'torchvision': ablation("torchvision's AlexNet: the network of 2014 without normalisation", 'torchvision',
-                            **TORCHVISION),
-    'one_weird_trick_128': weird_trick(128, 128),
-    'one_weird_trick_256': weird_trick(256, 256),
-    'one_weird_trick_256_128': weird_trick(256, 128),
-    'one_weird_trick_512': weird_trick(512, 512),
-    'one_weird_trick_512_128': weird_trick(512, 128),
-    'one_weird_trick_1024': weird_trick(1024, 1024),
-    'one_weird_trick_1024_128': weird_trick(1024, 128),
+                            'torchvision', **TORCHVISION),
+    **weird_trick(128, 128), **weird_trick(256, 256), **weird_trick(256, 128), **weird_trick(512, 512),
+    **weird_trick(512, 128), **weird_trick(1024, 1024), **weird_trick(1024, 128),
     'cuda_convnet2': ablation('the network of one_weird_trick_128 with softmax and ten crops', "cuda-convnet2's page",
-                              **WEIRD_TRICK | dict(model__loss='softmax', model__last_bias_init=0.0,
-                                                   evaluation__crops='ten')),
+                              'cuda_convnet2', **WEIRD_TRICK | dict(model__loss='softmax', evaluation__crops='ten')),
     'cifar_80sec': cuda_convnet('80sec', cifar.LAYERS_80SEC, SMALL_CONVS | {'fc64': 0.03, 'fc10': 0.03}, 10, (8,)),
     'cifar_19pct': cuda_convnet('19pct', cifar.LAYERS_19PCT, SMALL_CONVS | {'fc10': 3.0}, 140, (120, 130)),
     'cifar_18pct': cuda_convnet('18pct', cifar.LAYERS_18PCT, SMALL_CONVS | {'fc10': 1.0}, 140, (120, 130)),

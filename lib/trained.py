@@ -9,11 +9,14 @@ import jax
 import numpy as np
 
 from lib import checkpoint, importers
-from lib.data import statistics
+from lib.data import sources, statistics
+from lib.data.sources import Split
 from lib.data.statistics import Statistics
-from lib.experiment import Comparison, Experiment, UsageError, fields, override
+from lib.experiment import Comparison, Experiment, UsageError, diff, fields, override
 from lib.paper import Paper
 from lib.task import Params, Task
+
+IMAGENET = 1000     # outputs: weights of others with so many are ImageNet's
 
 
 class Trained(NamedTuple):
@@ -24,8 +27,10 @@ class Trained(NamedTuple):
     params: Params              # numpy arrays
     statistics: Statistics
     origin: str                 # one line for a person
+    classes: tuple[str, ...] | None     # the names of its outputs; None if they are not known
     step: int | None            # of its training; None if that is not known
     epochs: float | None
+    init_from: str | None       # what its training started from, if not from new parameters
 
 
 def find(paper: Paper, path: str) -> Trained:
@@ -40,7 +45,8 @@ def identity(paper: Paper, name: str, assignments: Sequence[str], experiment: Ex
              init_from: str | None) -> dict[str, Any]:
     """What experiment.json of a workdir says, so that the run is continued as itself and found again."""
     return json.loads(json.dumps({'paper': paper.name, 'experiment': name, 'set': list(assignments),
-                                  'init_from': init_from, 'fields': fields(experiment)}, default=repr))
+                                  'init_from': init_from and str(Path(init_from).expanduser().absolute()),
+                                  'fields': fields(experiment)}, default=repr))
 
 
 def from_workdir(paper: Paper, workdir: str | Path) -> Trained:
@@ -49,15 +55,14 @@ def from_workdir(paper: Paper, workdir: str | Path) -> Trained:
     Raises:
       UsageError: if it holds no run of this paper, or one that this version cannot read.
     """
-    given = Path(workdir).expanduser().absolute()
-    workdir = given.parent.parent if given.parent.name == 'checkpoints' else given
+    given, workdir = Path(workdir).expanduser().absolute(), run_folder(workdir)
     path = workdir / 'experiment.json'
     try:
         saved = json.loads(path.read_text())
         name, assignments, init_from = saved['experiment'], saved['set'], saved['init_from']
-        written_by = saved['paper']
         if 'networks' in saved:
             raise UsageError(f'{workdir} holds an evaluation and no network: name the --workdir of a run.')
+        written_by, classes = saved['paper'], tuple(saved['classes'])
     except FileNotFoundError as error:
         raise UsageError(f'{workdir} holds no run: name the --workdir of one.') from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -67,13 +72,23 @@ def from_workdir(paper: Paper, workdir: str | Path) -> Trained:
     experiment = paper.choose(name, assignments)
     if isinstance(experiment, Comparison):
         raise UsageError(f'{workdir} holds a comparison of several networks: name the --workdir of one.')
-    if identity(paper, name, assignments, experiment, init_from) != saved:
-        raise UsageError(f'{path} describes {name} in another version of this code: run the experiment again.')
+    now = identity(paper, name, assignments, experiment, init_from)['fields']
+    changed = [field for field, value in saved['fields'].items() if field not in now or now[field] != value]
+    if changed:
+        raise UsageError(f'{path} describes {name} in another version of this code, with another {", ".join(changed)}: '
+                         'run the experiment again.')
     facts = statistics.load(workdir / 'statistics.npz')
     found = checkpoint.newest(given if given != workdir else workdir / 'checkpoints')
     step, progress = int(found.name), json.loads((found / 'progress.json').read_text())
     return Trained(name, experiment, paper.build(experiment), checkpoint.read(found), facts,
-                   f'{paper.name} {name}, seed {experiment.seed}, step {step}: {workdir}', step, progress['epoch'])
+                   f'{paper.name} {name}, seed {experiment.seed}, step {step}: {workdir}',
+                   classes, step, progress['epoch'], init_from)
+
+
+def run_folder(workdir: str | Path) -> Path:
+    """The folder of a run, given that or the folder of one of its steps."""
+    given = Path(workdir).expanduser().absolute()
+    return given.parent.parent if given.parent.name == 'checkpoints' else given
 
 
 def from_weights(paper: Paper, file: str | Path) -> Trained:
@@ -86,7 +101,30 @@ def from_weights(paper: Paper, file: str | Path) -> Trained:
     name, experiment, params = paper.convert(importers.read(path))
     facts = statistics.fixed(experiment.data.mean, experiment.data.resize)
     return Trained(name, experiment, paper.build(experiment), params, facts,
-                   f'{experiment.summary}: {path}', None, None)
+                   f'{experiment.summary}: {path}',
+                   sources.imagenet_classes() if experiment.model.classes == IMAGENET else None, None, None, None)
+
+
+def require_same_classes(network: Trained, split: Split) -> None:
+    """Raises UsageError if the labels of the split are not those of the network's outputs, as far as they are known."""
+    if network.classes is None:
+        fits = len(split.class_names) <= network.experiment.model.classes
+    else:
+        fits = network.classes == split.class_names
+    if not fits:
+        known = ', '.join(network.classes[:3]) + ', ...' if network.classes else \
+            f'{network.experiment.model.classes} classes'
+        theirs = ', '.join(split.class_names[:3])
+        raise UsageError(f'{network.origin} tells {known} apart, and {split.name} has {theirs}, ...: choose data of '
+                         'the same classes, or continue the training on it with --init_from.')
+
+
+def differences(paper: Paper, network: Trained) -> dict[str, tuple[Any, Any]]:
+    """The departures of a network's recipe from the published one, a start from elsewhere among them."""
+    found = diff(network.experiment, paper.experiments[network.experiment.published])
+    if network.init_from and not network.experiment.starts_from:
+        found['init_from'] = (None, network.init_from)
+    return found
 
 
 def with_changes(network: Trained, assignments: Sequence[str], allowed: Sequence[str]) -> Trained:
@@ -99,12 +137,17 @@ def with_changes(network: Trained, assignments: Sequence[str], allowed: Sequence
         if not assignment.strip().startswith(tuple(allowed)):
             raise UsageError(f'--set {assignment}: the network is as it was trained; what can be set is '
                              f'{", ".join(name + "*" * name.endswith(".") for name in allowed)}.')
-    return network._replace(experiment=override(network.experiment, assignments))
+    network = network._replace(experiment=override(network.experiment, assignments))
+    data = network.experiment.data
+    if network.step is None:        # weights of others: their mean is the same at every pixel, whatever the size
+        return network._replace(statistics=statistics.fixed(data.mean, data.resize))
+    return network
 
 
-def beginning(network: Trained, task: Task, experiment: Experiment) -> tuple[Params, list[str]]:
-    """(layers to begin with, names of the layers that are new) for a training that starts from a network: layers of
-    the same name are taken, except that the last one may have another shape and is then new, as for other classes.
+def beginning(network: Trained, task: Task, experiment: Experiment) -> tuple[Params, list[str], list[str]]:
+    """(layers to begin with, names of the layers that are new, names of those that are left out) for a training that
+    starts from a network: layers of the same name are taken, except that the last one may have another shape and is
+    then new, as for other classes.
 
     Raises:
       UsageError: if the experiment wants another start, or a layer of the same name has another shape.
@@ -124,7 +167,7 @@ def beginning(network: Trained, task: Task, experiment: Experiment) -> tuple[Par
         else:
             raise UsageError(f'{layer} has {_words(network.params[layer])} in {network.origin} and {_words(wanted)} '
                              'here: choose the same model and data.image_size.')
-    return taken, new
+    return taken, new, [layer for layer in network.params if layer not in shapes]
 
 
 def _sizes(layer: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]] | None:
