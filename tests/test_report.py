@@ -1,5 +1,6 @@
 """Reports: what is compared with what, what is said when two things are unlike, and files that are broken."""
 import copy
+import dataclasses
 import io
 import json
 import math
@@ -389,3 +390,46 @@ def test_a_comparison_is_drawn_whether_or_not_its_arms_arrive(tmp_path):
 def test_the_readmes_are_what_the_committed_results_say():
     done = launch_report(Path(__file__).parent.parent, '--check')
     assert done.returncode == 0, done.stderr
+
+
+def evaluated(*members, **changes):
+    """Results of an evaluation of networks that were trained before."""
+    kept = {key: value for key, value in RESULTS.items() if key not in report.TRAINING or key == 'errors'}
+    found = [{'experiment': name, 'origin': f'{name} {i}', 'seed': i, 'epochs': epochs, 'parameters': 500}
+             for i, (name, epochs) in enumerate(members)]
+    return kept | {'members': found, 'experiment': members[0][0] if len(members) == 1 else 'ensemble'} | changes
+
+
+def cells_of(results, row, columns=TABLE.columns, **changes):
+    table = dataclasses.replace(TABLE, rows=(row,), columns=columns, **changes)
+    return [report.cell(results, table, row, i)[0] for i in range(len(columns))]
+
+
+def test_a_row_without_a_protocol_has_the_experiments_own():
+    ten_first = RESULTS | {'errors': RESULTS['errors'][::-1]}
+    assert cells_of(ten_first, Row('Net', (40.0, 20.0), 'paper')) == ['39.0 (-1.0)', '20.0 (+0.0)']
+
+
+def test_words_stand_where_the_paper_prints_no_number():
+    row = Row('Without', (2.0, None), 'x', minus='y', words='about 2')
+    assert [report.printed(value, TABLE.columns[0], row) for value in row.values] == ['about 2', '-']
+
+
+def test_a_test_set_without_public_labels_is_left_open():
+    columns = (Column('Top-1 (val)', 'top1', 'validation'), Column('Top-1 (test)', 'top1', 'test'))
+    row = Row('Net', (40.0, 41.0), 'paper', protocol='ten')
+    assert cells_of(RESULTS, row, columns) == ['39.0 (-1.0)', '']
+
+
+def test_weights_of_others_are_unlike_every_row_but_their_own():
+    theirs = evaluated(('theirs', None))
+    own, other = (Row(name, (40.0, 20.0), name, protocol='ten') for name in ('theirs', 'paper'))
+    assert cells_of(theirs, own) == ['39.0 (-1.0)', '20.0 (+0.0)']
+    assert cells_of(theirs, other) == ['39.0 (-1.0)†', '20.0 (+0.0)†']
+
+
+def test_an_average_is_like_the_papers_if_its_networks_are():
+    row = Row('3 nets', (38.0, 19.0), members=('paper', 'paper', 'wide'), protocol='ten')
+    assert cells_of(evaluated(('paper', 10), ('wide', 10), ('paper', 10)), row) == ['39.0 (+1.0)', '20.0 (+1.0)']
+    assert cells_of(evaluated(('paper', 10), ('paper', 10)), row) == ['39.0 (+1.0)†', '20.0 (+1.0)†']
+    assert cells_of(evaluated(('paper', 10), ('wide', 9), ('paper', 10)), row)[0] == '39.0 (+1.0)†'
