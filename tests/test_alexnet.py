@@ -196,7 +196,16 @@ def collectives(compiled) -> list[tuple[str, str]]:
     found = re.findall(r'= (\S+|\(.*?\)) (all-gather|all-reduce|all-to-all|reduce-scatter|collective-permute)\((.*)',
                        compiled.as_text())
     return [(operation, re.sub(r'\{[\d,]*\}', '', result)) for result, operation, rest in found
-            if 'replica_groups={{0},' not in rest]
+            if not _alone(rest)]
+
+
+def _alone(attributes: str) -> bool:
+    """Whether each device is a group of its own, in the old notation {{0},{1}} or in that of mesh axes."""
+    axes = re.search(r'replica_groups=mesh\[(.*?)\] \{(.*?)\}', attributes)
+    if axes is None:
+        return 'replica_groups={{0},' in attributes
+    size = dict(re.findall(r"'(\w+)'=(\d+)", axes[1]))
+    return all(size[name] == '1' for name in re.findall(r'\w+', axes[2]))
 
 
 def sizes(result: str) -> list[tuple[int, ...]]:
