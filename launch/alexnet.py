@@ -3,11 +3,11 @@ from launch.paper import main
 from lib.paper import Paper
 from reproductions.alexnet.experiments import EXPERIMENTS
 from reproductions.alexnet.model import build
-from reproductions.alexnet.paper import SEEN, TABLES, TWO_STEPS
+from reproductions.alexnet.paper import COUNTS, SEEN, TABLES, TWO_STEPS
 from reproductions.alexnet.weights import convert
 
 PAPER = Paper('alexnet', EXPERIMENTS, build, TABLES, first_layer='conv1', convert=convert,
-              seen=dict.fromkeys(EXPERIMENTS, TWO_STEPS) | SEEN)
+              seen=dict.fromkeys(EXPERIMENTS, TWO_STEPS) | SEEN, counts=COUNTS)
 
 if __name__ == '__main__':
     main(PAPER)

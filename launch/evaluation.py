@@ -16,7 +16,7 @@ from lib import evaluate, report, trained
 from lib import mesh as meshes
 from lib.data import sources, statistics
 from lib.data.sources import Split
-from lib.experiment import CROPS, require
+from lib.experiment import in_words, require
 from lib.paper import Paper
 from lib.task import count
 from lib.trained import Trained
@@ -84,16 +84,16 @@ def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path, mes
         trained.require_same_classes(network, split)
         statistics.require_fits(network.statistics, splits[network.experiment.data])
     began, errors = time.monotonic(), []
-    for crops in dict.fromkeys((first.evaluation.crops, 'centre')):
-        batches = (evaluate.probabilities(network.task.predict, jax.device_put(network.params, meshes.everywhere(mesh)),
+    for evaluation in dict.fromkeys((first.evaluation, first.evaluation.during_training)):
+        batches = (evaluate.probabilities(network.task, jax.device_put(network.params, meshes.everywhere(mesh)),
                                           splits[network.experiment.data], network.statistics, network.experiment.data,
-                                          first.evaluation, crops, mesh) for network in networks)
+                                          evaluation, mesh) for network in networks)
         examples = evaluate.expected(split, first.evaluation)
         total = -(-examples // first.evaluation.batch_size)
         with jax.set_mesh(mesh):
-            found = evaluate.count(track(_averaged(list(batches)), f'error, {CROPS[crops]}', total, console=console,
-                                         transient=True), examples)
-        errors.append({'split': first.evaluation.split, 'protocol': crops, 'top1': found.percent(found.top1),
+            found = evaluate.count(track(_averaged(list(batches)), f'error, {in_words(evaluation.protocol)}', total,
+                                         console=console, transient=True), examples)
+        errors.append({'split': evaluation.split, 'protocol': evaluation.protocol, 'top1': found.percent(found.top1),
                        'top5': found.percent(found.top5), 'seen': found.seen, 'loss': found.loss})
     data = {'name': split.name, 'validation_name': split.name, 'train_examples': len(split),
             'validation_examples': len(split)}

@@ -10,6 +10,7 @@ from lib import mesh as meshes
 from lib.data import augment, batches
 from lib.data.sources import Split
 from lib.experiment import Data, Evaluation
+from lib.task import Params, Task
 
 
 class Errors(NamedTuple):
@@ -23,24 +24,24 @@ class Errors(NamedTuple):
         return 100 * count / self.seen
 
 
-def evaluate(predict: Callable, params, split: Split, statistics, data: Data, evaluation: Evaluation, crops: str, mesh,
+def evaluate(task: Task, params: Params, split: Split, statistics, data: Data, evaluation: Evaluation, mesh,
              *, each: Callable[[int], None] = lambda seen: None) -> Errors:
-    """Counts the errors of `predict(params, images)`, which gives probabilities [n, classes].
+    """Counts the errors of a network. `each` is called with the number of examples seen after every batch.
 
-    `crops` is 'centre' (one central crop) or 'ten' (AlexNet section 4.1: four corners, the centre and their
-    reflections, the softmax averaged). `each` is called with the number of examples seen after every batch.
+    Raises:
+      UsageError: if `evaluation.crops` is dense and the network cannot read images of any size.
     """
-    found = probabilities(predict, params, split, statistics, data, evaluation, crops, mesh)
+    found = probabilities(task, params, split, statistics, data, evaluation, mesh)
     return count(found, expected(split, evaluation), each)
 
 
-def probabilities(predict: Callable, params, split: Split, statistics, data: Data, evaluation: Evaluation, crops: str,
+def probabilities(task: Task, params: Params, split: Split, statistics, data: Data, evaluation: Evaluation,
                   mesh) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
     """(probabilities [b, classes], labels [b], mask [b]) in batches over the examples of the split, each once and in
     order; where the mask is False an example only fills a batch up. Arguments as in `evaluate`."""
     for batch in batches.evaluation(split, evaluation.batch_size, evaluation.examples):
         images, labels, mask = (jax.device_put(array, meshes.images(mesh)) for array in batch)
-        yield _probabilities(predict, data, crops, params, images, statistics), labels, mask
+        yield _probabilities(task, data, evaluation.crops, evaluation.scales, params, images, statistics), labels, mask
 
 
 def count(found: Iterable[tuple[jax.Array, jax.Array, jax.Array]], examples: int,
@@ -62,11 +63,11 @@ def expected(split: Split, evaluation: Evaluation) -> int:
     return len(split) if evaluation.examples is None else min(evaluation.examples, len(split))
 
 
-@functools.partial(jax.jit, static_argnames=('predict', 'data', 'crops'))
-def _probabilities(predict, data, crops, params, images, statistics):
+@functools.partial(jax.jit, static_argnames=('task', 'data', 'crops', 'scales'))
+def _probabilities(task, data, crops, scales, params, images, statistics):
     if crops == 'ten':
-        return jax.lax.map(lambda crop: predict(params, crop), augment.ten(images, statistics, data)).mean(0)
-    return predict(params, augment.centre(images, statistics, data))
+        return jax.lax.map(lambda crop: task.predict(params, crop), augment.ten(images, statistics, data)).mean(0)
+    return task.predict(params, augment.centre(images, statistics, data))
 
 
 @jax.jit

@@ -26,19 +26,36 @@ def require(condition: bool, sentence: str) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """What is read, and how it is changed before the network sees it. Pixels are raw RGB values from 0 to 255."""
+    """What is read, and how it is changed before the network sees it. Pixels are raw RGB values from 0 to 255.
+
+    In this order: an image is resized and gets its border when it is stored; then its mean or contrast is taken away,
+    it is whitened, deformed, padded, cropped, mirrored and coloured.
+    """
     source: str                             # 'digits', 'folder:PATH', or a TFDS name: 'cifar10', 'imagenette/160px-v2'
     image_size: int                         # pixels a side, as the network sees them
     train_split: str = 'train'              # TFDS notation in the original order: 'train[:40000]'
     validation_split: str = 'validation'
+    train_per_class: int | None = None      # only so many images of each class, drawn by `fold`; None for all
+    validation_per_class: int | None = None     # at most so many of each, none of which is trained on
+    fold: int = 0                           # another one draws other images
     resize: int | None = None               # pixels: the shorter side, then the central square; None keeps the size
+    border: int = 0                         # black pixels around the stored image, on all sides
     mean: Literal['pixel', 'channel'] | tuple[float, float, float] = 'pixel'    # what is subtracted: a mean image of
     # the training set, its one mean a channel, or these three numbers for R, G and B
     pixel_scale: float = 1.0                # centred pixels are divided by this
-    random_crop: bool = False               # training crops at random places, otherwise from the centre
+    contrast: Literal['none', 'global', 'local'] = 'none'   # of an image: its own mean is subtracted instead, and it is
+    # scaled to norm 55 ('global'), or both are done in a window around each pixel ('local')
+    whiten: bool = False                    # then its pixels are decorrelated over the training set (ZCA)
+    affine: tuple[float, float, float, float] | None = None     # training images are deformed: the greatest translation
+    # in pixels, change of scale, squeeze and shear
+    padding: int = 0                        # pixels of zeros around the image in training, before it is cropped
+    crop: Literal['centre', 'random', 'corners', 'scaled', 'area'] = 'centre'   # of training images: at the centre; at
+    # any place; at the centre or a corner; at any place and a random scale; of random area and shape
+    crop_scales: tuple[int, int] = (256, 512)   # 'scaled': the least and greatest side to which the image is resized
     reflect: bool = False                   # training images are mirrored with probability 1/2
     color_noise: float = 0.0                # standard deviation of alpha in the PCA colour noise; 0 for none
     color_noise_scale: Literal['deviation', 'eigenvalue'] = 'deviation'     # what alpha multiplies
+    color_jitter: float = 0.0               # greatest change of brightness, contrast and saturation in training
 
     def __post_init__(self):
         given = isinstance(self.mean, tuple) and len(self.mean) == 3 and all(0 <= number <= 255 for number in self.mean)
@@ -46,6 +63,12 @@ class Data:
                 f'data.mean={self.mean} must be pixel, channel or [R,G,B], three numbers from 0 to 255.')
         require(self.pixel_scale > 0, f'data.pixel_scale={self.pixel_scale} must be positive.')
         require(self.color_noise >= 0, f'data.color_noise={self.color_noise} must not be negative.')
+        require(0 <= self.color_jitter < 1, f'data.color_jitter={self.color_jitter} must be at least 0 and below 1.')
+        require(min(self.border, self.padding) >= 0, 'data.border and data.padding must not be negative.')
+        require(0 < self.crop_scales[0] <= self.crop_scales[1],
+                f'data.crop_scales={list(self.crop_scales)} must be two positive numbers, the smaller first.')
+        require(min(self.train_per_class or 1, self.validation_per_class or 1) >= 1,
+                'data.train_per_class and data.validation_per_class must be at least 1, or none.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,31 +80,62 @@ class Optimizer:
     layer_weight_decay: tuple[tuple[str, float], ...] = ()  # (layer, decay) where it differs from weight_decay
     bias_weight_decay: bool = False
     bias_learning_rate: float = 1.0         # as a multiple of the weights' learning rate
-    schedule: Literal['constant', 'plateau', 'steps', 'cosine'] = 'constant'
+    layer_learning_rate: tuple[tuple[str, float], ...] = ()     # (layer, multiple of the rate); 0 leaves it as it is
+    schedule: Literal['constant', 'plateau', 'steps', 'listed', 'cosine', 'square_root'] = 'constant'
     drop_factor: float = 10.0               # the learning rate is divided by this
     drops: int = 3                          # 'plateau': at most this often
     patience: int = 5                       # 'plateau': after this many evaluations without a new lowest error
     drop_epochs: tuple[float, ...] = ()     # 'steps': after so many epochs
+    rates: tuple[tuple[float, float], ...] = ()     # 'listed': (epochs, multiple of the rate that holds from then on)
     fc_batch: int | None = None             # the fully connected layers step every so many examples; None: once a batch
     fc_learning_rate: float = 1.0           # with fc_batch: theirs, as a multiple of the learning rate
+    update_batch: int | None = None         # all layers step every so many examples of a batch; None: once a batch
+    curvature: int | None = None            # before each epoch, so many examples give each parameter a rate of its own:
+    damping: float = 0.02                   # rate / (damping + the loss's second derivative); None: the rate itself
+    max_filter_rms: float | None = None     # a convolution's filter with a greater root mean square is scaled to this
+    averaging: float = 0.0                  # decay of the moving average of parameters that is evaluated; 0 for none
 
     def __post_init__(self):
         require(self.learning_rate > 0, f'optimizer.learning_rate={self.learning_rate} must be positive.')
         require(0 <= self.momentum < 1, f'optimizer.momentum={self.momentum} must be at least 0 and below 1.')
         require(self.drop_factor > 0, f'optimizer.drop_factor={self.drop_factor} must be positive.')
         require(self.patience >= 1, f'optimizer.patience={self.patience} must be at least 1.')
-        require(self.fc_batch is None or self.fc_batch >= 1,
-                f'optimizer.fc_batch={self.fc_batch} must be at least 1, or none for the whole batch.')
+        for name in ('fc_batch', 'update_batch', 'curvature'):
+            value = getattr(self, name)
+            require(value is None or value >= 1, f'optimizer.{name}={value} must be at least 1, or none.')
+        require(self.fc_batch is None or self.update_batch is None,
+                'optimizer.fc_batch and optimizer.update_batch exclude each other: set one to none.')
+        require(self.schedule != 'listed' or bool(self.rates) and self.rates[0][0] == 0,
+                'optimizer.rates must begin with the multiple for epoch 0, as in [(0,1),(30,0.1)].')
+        require(self.damping > 0, f'optimizer.damping={self.damping} must be positive.')
+        require(self.max_filter_rms is None or self.max_filter_rms > 0,
+                f'optimizer.max_filter_rms={self.max_filter_rms} must be positive, or none.')
+        require(0 <= self.averaging < 1, f'optimizer.averaging={self.averaging} must be at least 0 and below 1.')
 
 
-CROPS = {'centre': 'one central crop', 'ten': 'ten crops averaged'}      # the protocols in words
+CROPS = {                                   # ways to look at a test image, in words
+    'centre': 'one central crop',
+    'ten': 'ten crops averaged',
+    'twelve': 'twelve crops averaged',      # corners, centre and the whole square made smaller, and reflections
+    'fifty': 'a grid of 50 crops averaged',     # 5 x 5 places and their reflections
+    'dense': 'densely, with reflection',    # the fully connected layers everywhere on the image
+    'dense_and_fifty': 'densely and on a grid of 50 crops',
+}
+Crops = Literal['centre', 'ten', 'twelve', 'fifty', 'dense', 'dense_and_fifty']
+
+
+def in_words(protocol: str) -> str:
+    """A protocol of a test in words: its crops, and the sizes that images were resized to if they were."""
+    crops, _, scales = protocol.partition('@')
+    return CROPS[crops] + f' at {scales.replace("+", ", ")} pixels' * bool(scales)
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
     """How error is measured: on every example of the split, exactly once."""
     split: Literal['train', 'validation'] = 'validation'
-    crops: Literal['centre', 'ten'] = 'centre'  # of the final figures; during training one central crop is used
+    crops: Crops = 'centre'                 # of the final figures; during training one central crop is used
+    scales: tuple[int, ...] = ()            # with them: images are resized to these sides, and all are averaged
     batch_size: int = 128                   # images, before they become crops
     epochs_between: int = 1                 # epochs of training between two evaluations
     examples: int | None = None             # the first so many examples of the split; None for all of them
@@ -92,6 +146,17 @@ class Evaluation:
         require(self.epochs_between >= 1, f'evaluation.epochs_between={self.epochs_between} must be at least 1.')
         require(self.examples is None or self.examples >= 1,
                 f'evaluation.examples={self.examples} must be at least 1, or none for all.')
+        require(min(self.scales, default=1) >= 1, f'evaluation.scales={list(self.scales)} must be positive.')
+
+    @property
+    def protocol(self) -> str:
+        """Crops and scales as results.json names them: 'ten', 'dense@256+384+512'."""
+        return self.crops + '@' * bool(self.scales) + '+'.join(map(str, self.scales))
+
+    @property
+    def during_training(self) -> 'Evaluation':
+        """The same with one central crop."""
+        return dataclasses.replace(self, crops='centre', scales=())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,8 +185,10 @@ class Experiment:
 
     def __post_init__(self):
         require(self.batch_size >= 1, f'batch_size={self.batch_size} must be at least 1.')
-        require(self.batch_size % (self.optimizer.fc_batch or 1) == 0,
-                f'optimizer.fc_batch={self.optimizer.fc_batch} must divide batch_size={self.batch_size}.')
+        for name in ('fc_batch', 'update_batch'):
+            part = getattr(self.optimizer, name)
+            require(self.batch_size % (part or 1) == 0,
+                    f'optimizer.{name}={part} must divide batch_size={self.batch_size}.')
         require(self.epochs >= 1, f'epochs={self.epochs} must be at least 1.')
         require(self.steps is None or self.steps >= 1, f'steps={self.steps} must be at least 1, or none.')
         require(0 <= self.seed < 2**32, f'seed={self.seed} must be at least 0 and below 2^32.')

@@ -9,6 +9,17 @@ from lib.task import Params, Task
 
 
 @dataclasses.dataclass(frozen=True)
+class Counts:
+    """What a published network counts for one image, as its paper says or as follows from that."""
+    network: str                                        # its name, with what it reads: 'AlexNet, 224x224x3'
+    parameters: Mapping[str, int]                       # {layer: weights and biases}
+    total: int
+    sizes: Mapping[str, tuple[int, ...]]                # {layer: height, width and maps of its output, or units}
+    multiply_adds: int                                  # of all convolutions and fully connected layers, forward
+    receptive_field: int                                # pixels a side that the last maps see, border included
+
+
+@dataclasses.dataclass(frozen=True)
 class Paper:
     """One folder of reproductions/."""
     name: str
@@ -18,6 +29,7 @@ class Paper:
     first_layer: str                                                # whose kernels are drawn
     convert: Callable[[Saved], tuple[str, Experiment, Params]]      # weights that others have published
     seen: Mapping[str, str]     # of every experiment, what has been seen to hold short of the paper's number
+    counts: Mapping[str, Counts]    # of the published networks, by their experiment
 
     def choose(self, name: str, assignments: Sequence[str]) -> Experiment | Comparison:
         """An experiment by name, with the assignments of `--set` made in it.

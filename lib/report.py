@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lib.experiment import CROPS, UsageError
+from lib.experiment import UsageError, in_words
 
 DAGGER = '†'
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
@@ -48,7 +48,7 @@ class Row:
     members: tuple[str, ...] = ()                       # instead: the experiments whose networks are averaged
     why: str = ''                                       # or: no experiment reproduces this row, because ...
     minus: str | None = None                            # the values are differences: `experiment` minus this one
-    protocol: Literal['centre', 'ten'] | None = None    # crops of the test; None if the paper does not say
+    protocol: str | None = None                         # of the test: Evaluation.protocol; None if the paper is silent
     parameters: int | None = None                       # of each network; None if the paper does not say
     pretraining: int = 0                                # training images that the networks it starts from saw
     words: str = ''                                     # what is printed where that is no number: 'about 2'
@@ -276,7 +276,7 @@ def cell(results: dict[str, Any], table: Table, row: Row, i: int) -> tuple[str, 
         return '', []
     error = _error(results, row, column)
     if error is None:
-        how = CROPS[row.protocol] if row.protocol else f'the {column.split} split'
+        how = in_words(row.protocol) if row.protocol else f'the {column.split} split'
         return f'-{DAGGER}', [f'{row.name}: not measured by this run with {how}.']
     reasons = unlike(results, table, row, column, error['seen'])
     dagger = DAGGER if reasons or results['differences'] else ''
@@ -429,7 +429,7 @@ def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
 
 def measured(results: dict[str, Any]) -> Sheet:
     """What a run measured, whatever a paper says."""
-    rows = tuple((error['split'], CROPS[error['protocol']], *(_percent(error[m]) for m in METRICS),
+    rows = tuple((error['split'], in_words(error['protocol']), *(_percent(error[m]) for m in METRICS),
                   _part(error['seen'], results['data'][f'{error["split"]}_examples'])) for error in results['errors'])
     header = ('split', 'protocol', 'top-1 %', 'top-5 %', 'examples')
     return Sheet(f'Measured on {results["data"]["validation_name"]}', header, rows, (True,) * len(rows), ())

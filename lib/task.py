@@ -37,30 +37,41 @@ class Task(NamedTuple):
     predict: Callable[[Params, jax.Array], jax.Array]   # params, images [n, h, w, 3] -> probabilities [n, classes]
     activations: Callable[[Params, jax.Array], dict[str, jax.Array]]
     #   params, images -> the output of every layer by its name, in the order of the network, without dropout
-    head: Head | None                                   # None if the network has no such end
+    head: Head | None = None                            # None if the network has no such end
+    dense: Callable[[Params, jax.Array], jax.Array] | None = None
+    #   as predict, for images of any size: the fully connected layers are applied at every place of the last maps, and
+    #   their scores averaged; None if the network cannot
+    curvature: Callable[[Params, jax.Array], Params] | None = None
+    #   params, images -> for each parameter an estimate, not negative, of the mean loss's second derivative in it; None
+    #   if the network has none
 
 
-def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str = 'softmax', head: tuple[str, ...] = ()) -> Task:
+def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callable, Callable] = 'softmax',
+               head: tuple[str, ...] = (), auxiliary: float = 0.0, curvature: Callable | None = None) -> Task:
     """The task of a network that gives logits.
 
     Args:
       build: makes the module from its random streams. Called as `network(images, key, tap)` it returns logits; a key is
         for dropout and means training, and `tap(name, x)` is called with the output of every layer and returns what
-        the next one reads.
-      loss: of LOSSES.
+        the next one reads. If it has a method `dense(images)`, that returns logits for images of any size.
+      loss: of LOSSES, or a pair like those.
       head: names of its fully connected layers, if it has `features(images, key)` and `classify(features, key)` and
         the latter reads these layers only.
+      auxiliary: the weight of the losses of auxiliary classifiers; unless it is 0, the network returns in training a
+        tuple of logits, its own and those of the others.
+      curvature: of the task, called with the network's module and images.
     """
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))
-    each, probabilities = LOSSES[loss]
+    each, probabilities = LOSSES[loss] if isinstance(loss, str) else loss
 
     def init(key):
         return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(params=key))))
 
     def whole_loss(params, images, labels, key):
         network = nnx.merge(graph, params)
-        logits = network(images, key)
-        return each(logits, labels).mean(), (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
+        logits, *others = network(images, key) if auxiliary else (network(images, key),)
+        total = each(logits, labels).mean() + auxiliary * sum(each(other, labels).mean() for other in others)
+        return total, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
     def predict(params, images):
         return probabilities(nnx.merge(graph, params)(images))
@@ -77,7 +88,15 @@ def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str = 'softmax', h
         logits = nnx.merge(graph, params).classify(features, key)
         return each(logits, labels).mean(), logits
 
-    return Task(init, whole_loss, predict, activations, Head(head, features, head_loss) if head else None)
+    def dense(params, images):
+        return probabilities(nnx.merge(graph, params).dense(images))
+
+    def estimate(params, images):
+        return curvature(nnx.merge(graph, params), images)
+
+    return Task(init, whole_loss, predict, activations, Head(head, features, head_loss) if head else None,
+                dense if hasattr(nnx.merge(graph, jax.eval_shape(init, jax.random.key(0))), 'dense') else None,
+                estimate if curvature else None)
 
 
 def count(params: Params) -> int:

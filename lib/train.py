@@ -19,7 +19,7 @@ from lib.checkpoint import Checkpoints
 from lib.data import augment, batches
 from lib.data.sources import Split
 from lib.evaluate import evaluate
-from lib.experiment import CROPS, Experiment, UsageError, require
+from lib.experiment import Evaluation, Experiment, UsageError, in_words, require
 from lib.task import Params, Task
 
 LOG_EVERY = 20      # steps between two lines of metrics.jsonl
@@ -54,22 +54,30 @@ class Outcome(NamedTuple):
 
 def make_step(task: Task, experiment: Experiment) -> Callable:
     """The compiled training step: (state, images uint8, labels, statistics, step number, learning rate) to
-    (state, mean loss, number of wrong answers). State is {'params', 'velocity'}, two trees alike, and is donated.
+    (state, mean loss, number of wrong answers). State is {'params', 'velocity'}, two trees alike, and is donated; so
+    are 'average' with `optimizer.averaging` and 'curvature' with `optimizer.curvature`.
 
     Raises:
-      UsageError: if `optimizer.fc_batch` is set and the network has no fully connected end.
+      UsageError: if `optimizer.fc_batch` or `optimizer.curvature` is set and the network cannot.
     """
     optimizer = experiment.optimizer
     require(optimizer.fc_batch is None or task.head is not None,
             f'optimizer.fc_batch={optimizer.fc_batch} is for networks that end in fully connected layers without batch '
             'normalisation: leave it at none.')
+    require(optimizer.curvature is None or task.curvature is not None,
+            f'optimizer.curvature={optimizer.curvature} is for networks that estimate it: leave it at none.')
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state, images, labels, statistics, number, learning_rate):
         augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.seed), number))
         crops = augment.train(augment_key, images, statistics, experiment.data)
         advance = _whole_batch if optimizer.fc_batch is None else _variable_batch
+        advance = advance if optimizer.update_batch is None else _in_parts
+        rest = {name: tree for name, tree in state.items() if name not in ('params', 'velocity')}
         state, loss, logits = advance(task, optimizer, state, crops, labels, dropout_key, learning_rate)
+        state |= rest
+        if optimizer.averaging:
+            state['average'] = optimizers.moving_average(optimizer.averaging, number, state['average'], state['params'])
         state = meshes.settle(state, () if optimizer.fc_batch is None else task.head.layers)
         return state, loss, (logits.argmax(-1) != labels).sum()
 
@@ -79,9 +87,41 @@ def make_step(task: Task, experiment: Experiment) -> Callable:
 def _whole_batch(task, optimizer, state, images, labels, key, learning_rate):
     gradient = jax.value_and_grad(task.loss, has_aux=True)
     (loss, (logits, moved)), gradients = gradient(state['params'], images, labels, key)
-    params, velocity = optimizers.update(optimizer, learning_rate, gradients, state['velocity'], state['params'])
+    params, velocity = optimizers.update(optimizer, learning_rate, gradients, state['velocity'], state['params'],
+                                         state.get('curvature'))
     params |= {layer: params[layer] | values for layer, values in moved.items()}
     return {'params': params, 'velocity': velocity}, loss, logits
+
+
+def _in_parts(task, optimizer, state, images, labels, key, learning_rate):
+    """A step of the optimiser for every `update_batch` examples, one after the other."""
+    curvature = {name: tree for name, tree in state.items() if name == 'curvature'}
+
+    def advance(state, part):
+        state, loss, logits = _whole_batch(task, optimizer, state | curvature, *part, learning_rate)
+        return state, (loss, logits)
+
+    pieces = len(images) // optimizer.update_batch
+    parts = (array.reshape(pieces, optimizer.update_batch, *array.shape[1:]) for array in (images, labels))
+    own = {name: state[name] for name in ('params', 'velocity')}
+    state, (losses, logits) = jax.lax.scan(advance, own, (*parts, jax.random.split(key, pieces)))
+    return state, losses.mean(), logits.reshape(len(images), -1)
+
+
+def make_curvature(task: Task, experiment: Experiment) -> Callable:
+    """The compiled estimate of the curvature: (params, images uint8, statistics, step number) to a tree like the
+    parameters."""
+    @jax.jit
+    def estimate(params, images, statistics, number):
+        key = jax.random.fold_in(jax.random.key(experiment.seed), number)
+        return meshes.settle(task.curvature(params, augment.train(key, images, statistics, experiment.data)))
+
+    return estimate
+
+
+def evaluated(state: dict) -> Params:
+    """The parameters of a state that are the result: their moving average, where there is one."""
+    return state.get('average', state['params'])
 
 
 def _variable_batch(task, optimizer, state, images, labels, key, learning_rate):
@@ -124,7 +164,12 @@ def init(task: Task, experiment: Experiment, mesh, start: Params | None = None) 
     layers in `start`."""
     def make(key, start):
         params = task.init(key) | start
-        return {'params': params, 'velocity': jax.tree.map(jnp.zeros_like, params)}
+        state = {'params': params, 'velocity': jax.tree.map(jnp.zeros_like, params)}
+        if experiment.optimizer.averaging:
+            state['average'] = jax.tree.map(jnp.copy, params)
+        if experiment.optimizer.curvature is not None:
+            state['curvature'] = jax.tree.map(jnp.zeros_like, params)
+        return state
 
     given = jax.random.key(experiment.seed), start or {}
     return jax.jit(make, out_shardings=placement(task, experiment, jax.eval_shape(make, *given), mesh))(*given)
@@ -150,6 +195,9 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
     if experiment.batch_size % mesh.shape['data'] or experiment.evaluation.batch_size % mesh.shape['data']:
         raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide batch_size='
                          f'{experiment.batch_size} and evaluation.batch_size={experiment.evaluation.batch_size}.')
+    if experiment.optimizer.update_batch and experiment.optimizer.update_batch % mesh.shape['data']:
+        raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide optimizer.update_batch='
+                         f'{experiment.optimizer.update_batch}: choose a mesh without it.')
     labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
     if labels > outputs:
         raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '
@@ -207,18 +255,20 @@ class _Training:
             try:
                 self._loop()
                 errors = [self.evaluations[-1]]
-                if self.experiment.evaluation.crops != 'centre':
-                    errors.insert(0, self._evaluate(self.experiment.evaluation.crops))
+                evaluation = self.experiment.evaluation
+                if evaluation != evaluation.during_training:
+                    errors.insert(0, self._evaluate(evaluation))
             finally:
                 self.checkpoints.wait()
-        return Outcome(self.state['params'], self.step, self.epoch, self.evaluations, errors, self.seconds)
+        return Outcome(evaluated(self.state), self.step, self.epoch, self.evaluations, errors, self.seconds)
 
     def _loop(self):
         experiment, examples = self.experiment, len(self.train)
         every = experiment.evaluation.epochs_between
         judge_at = {experiment.steps_at(e, examples) for e in range(0, experiment.epochs + 1, every)} | {self.total}
         keep_at = {experiment.steps_at(e, examples) for e in experiment.checkpoint.keep}
-        step = make_step(self.task, experiment)
+        step, estimate = make_step(self.task, experiment), make_curvature(self.task, experiment)
+        estimate_at = {experiment.steps_at(e, examples) for e in range(experiment.epochs)}
         ahead = batches.training(self.train, experiment.seed, experiment.batch_size, self.step)
         since, losses, wrong = time.monotonic(), [], []
         try:
@@ -238,6 +288,10 @@ class _Training:
                 assert number == self.step
                 rate = optimizers.learning_rate(experiment, examples, self.step, [e['top1'] for e in self.evaluations])
                 put = functools.partial(jax.device_put, device=meshes.images(self.mesh))
+                if experiment.optimizer.curvature is not None and self.step in estimate_at:
+                    some = batches.indices(experiment.seed, self.step, examples, experiment.optimizer.curvature)
+                    self.state['curvature'] = estimate(self.state['params'], put(self.train.images[some]),
+                                                       self.statistics, np.uint32(self.step))
                 self.state, loss, errors = step(self.state, put(images), put(labels), self.statistics,
                                                 np.uint32(self.step), np.float32(rate))
                 if self.one_at_a_time:
@@ -266,13 +320,14 @@ class _Training:
 
     def _judge(self) -> bool:
         """Evaluates with one central crop; true if no evaluation after the start had a lower top-1 error."""
-        record = self._evaluate('centre')
+        record = self._evaluate(self.experiment.evaluation.during_training)
         before = [e['top1'] for e in self.evaluations if e['step']]
         self.evaluations.append(record)
         return self.step > 0 and record['top1'] < min(before, default=float('inf'))
 
-    def _evaluate(self, crops: str) -> dict:
-        bar = self.bars.add_task(f'error, {CROPS[crops]}', total=len(self.judged), note='')
+    def _evaluate(self, evaluation: Evaluation) -> dict:
+        words = in_words(evaluation.protocol)
+        bar = self.bars.add_task(f'error, {words}', total=len(self.judged), note='')
 
         def each(seen):
             self.bars.update(bar, completed=seen)
@@ -280,15 +335,15 @@ class _Training:
                 self._interrupt()
 
         try:
-            found = evaluate(self.task.predict, self.state['params'], self.judged, self.statistics,
-                             self.experiment.data, self.experiment.evaluation, crops, self.mesh, each=each)
+            found = evaluate(self.task, evaluated(self.state), self.judged, self.statistics, self.experiment.data,
+                             evaluation, self.mesh, each=each)
         finally:
             self.bars.remove_task(bar)
         record = {'step': self.step, 'epoch': self.epoch, 'split': self.experiment.evaluation.split,
-                  'protocol': crops, 'top1': found.percent(found.top1), 'top5': found.percent(found.top5),
+                  'protocol': evaluation.protocol, 'top1': found.percent(found.top1), 'top5': found.percent(found.top5),
                   'seen': found.seen, 'loss': found.loss}
         self._log({'kind': 'evaluation', **record})
-        self.console.print(f'epoch {self.epoch:6.2f}  step {self.step:7d}  {record["split"]} error, {CROPS[crops]}: '
+        self.console.print(f'epoch {self.epoch:6.2f}  step {self.step:7d}  {record["split"]} error, {words}: '
                            f'top-1 {record["top1"]:.2f} %, top-5 {record["top5"]:.2f} %, loss {record["loss"]:.3f}',
                            soft_wrap=True)
         return record

@@ -80,7 +80,8 @@ def from_workdir(paper: Paper, workdir: str | Path) -> Trained:
     facts = statistics.load(workdir / 'statistics.npz')
     found = checkpoint.newest(given if given != workdir else workdir / 'checkpoints')
     step, progress = int(found.name), json.loads((found / 'progress.json').read_text())
-    return Trained(name, experiment, paper.build(experiment), checkpoint.read(found), facts,
+    return Trained(name, experiment, paper.build(experiment),
+                   checkpoint.read(found, 'average' if experiment.optimizer.averaging else 'params'), facts,
                    f'{paper.name} {name}, seed {experiment.seed}, step {step}: {workdir}',
                    classes, step, progress['epoch'], init_from)
 

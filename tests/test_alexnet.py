@@ -17,10 +17,11 @@ from lib.task import count
 from reproductions.alexnet import paper
 from reproductions.alexnet.experiments import EXPERIMENTS, PAPER
 from reproductions.alexnet.model import AlexNet, Model, build
+from tests import networks
 
 
 def shapes(experiment):
-    return jax.eval_shape(build(experiment).init, jax.random.key(0))
+    return networks.shapes(build, experiment)
 
 
 def test_parameters_of_every_layer_and_in_total():
@@ -107,21 +108,7 @@ def small(experiment, init='scaled'):
 
 
 def two_steps(experiment):
-    """What distinguishes an experiment: its parameters, the losses of its first two steps, its learning rates."""
-    task, images = build(experiment), np.random.default_rng(0).integers(0, 255, (8, 72, 72, 3), np.uint8)
-    if experiment.data.image_size < 48:
-        images = images[:, :32, :32]
-    statistics = Statistics(np.full(images.shape[1:], 128, np.float32), np.array([900, 90, 9], np.float32), np.eye(3))
-    state, losses = train.init(task, experiment, meshes.make('data:1')), []
-    before, step = jax.device_get(state['params']), train.make_step(task, experiment)
-    for number in range(2):
-        state, loss, _ = step(state, images, np.arange(8), statistics, np.uint32(number), np.float32(0.001))
-        losses.append(float(loss))
-    for layer, values in state['params'].items():
-        for kind, value in values.items():
-            assert np.isfinite(value).all() and np.any(value != before[layer][kind]), (layer, kind)
-    assert np.isfinite(losses).all()
-    return count(before), losses, [learning_rate(experiment, 1000, step, ()) for step in (0, 2000, 6000, 9000)]
+    return networks.two_steps(build, experiment, 32 if experiment.data.image_size < 48 else 72)
 
 
 @pytest.fixture(scope='module')
@@ -155,25 +142,10 @@ def test_dropout_only_in_training_and_its_rate_is_the_models():
 
 @pytest.mark.parametrize('shape', ['data:1', 'data:2', 'data:1,model:2', 'data:2,model:2', 'data:4,model:2'])
 def test_placement_changes_nothing(shape):
-    """Loss and gradients in float64, where ties in ReLU and pooling do not flip."""
-    with jax.enable_x64(True):
-        experiment = small(PAPER)
-        task = build(experiment)
-        params = jax.tree.map(lambda a: a.astype(jnp.float64), task.init(jax.random.key(0)))
-        x = 50 * jax.random.normal(jax.random.key(1), (8, 64, 64, 3), jnp.float64)
-        labels, key = jnp.arange(8), jax.random.key(2)
-        gradient = jax.value_and_grad(lambda p, x, y: task.loss(p, x, y, key)[0])
-        loss, alone = jax.jit(gradient)(params, x, labels)
-        mesh = meshes.make(shape)
-        with jax.set_mesh(mesh):
-            placed = jax.device_put(params, meshes.placement(params, mesh))
-            batch = jax.device_put((x, labels), meshes.images(mesh))
-            together_loss, together = jax.jit(gradient)(placed, *batch)
-        np.testing.assert_allclose(together_loss, loss, rtol=1e-12)
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(b, a, rtol=1e-12, atol=1e-12 * np.abs(a).max()), alone,
-                     together)
-        if mesh.shape['model'] == 2:
-            assert together['conv2']['kernel'].sharding.shard_shape((5, 5, 4, 16)) == (5, 5, 4, 8)
+    experiment = small(PAPER)
+    gradient = networks.loss_and_gradient_on(shape, build(experiment), experiment)
+    if shape.endswith('model:2'):
+        assert gradient['conv2']['kernel'].sharding.shard_shape((5, 5, 4, 16)) == (5, 5, 4, 8)
 
 
 def compiled_step(shape: str, experiment=None, stored: int = 72):

@@ -22,7 +22,7 @@ def images():
 
 
 def test_without_crop_and_noise_only_the_mean_goes(images):
-    data = Data('toy', 6, random_crop=True, pixel_scale=4.0)
+    data = Data('toy', 6, crop='random', pixel_scale=4.0)
     found = statistics()
     expected = (images.astype(np.float32) - found.mean) / 4
     np.testing.assert_allclose(augment.train(KEY, images, found, data), expected, rtol=1e-6)
@@ -60,7 +60,7 @@ def places(crops, centred, size):
 def test_random_crops_come_from_everywhere_with_their_own_mean():
     images = np.random.default_rng(0).integers(0, 256, (1800, 6, 6, 3), dtype=np.uint8)
     found = statistics()
-    data = Data('toy', 4, random_crop=True, reflect=True)
+    data = Data('toy', 4, crop='random', reflect=True)
     crops = np.asarray(augment.train(KEY, images, found, data))
     counts = {}
     for place in places(crops, images.astype(np.float32) - found.mean, 4):
@@ -71,19 +71,19 @@ def test_random_crops_come_from_everywhere_with_their_own_mean():
 
 def test_without_reflection_nothing_is_mirrored(images):
     found = statistics()
-    crops = np.asarray(augment.train(KEY, images, found, Data('toy', 4, random_crop=True)))
+    crops = np.asarray(augment.train(KEY, images, found, Data('toy', 4, crop='random')))
     assert not any(mirrored for *_, mirrored in places(crops, images.astype(np.float32) - found.mean, 4))
 
 
 def test_equal_keys_give_equal_images_and_others_do_not(images):
-    data = Data('toy', 4, random_crop=True, reflect=True, color_noise=0.1)
+    data = Data('toy', 4, crop='random', reflect=True, color_noise=0.1)
     first, again, other = (augment.train(key, images, statistics(), data) for key in (KEY, KEY, jax.random.key(1)))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
 
 def test_the_compiled_function_is_the_same(images):
-    data = Data('toy', 4, random_crop=True, reflect=True, color_noise=0.1)
+    data = Data('toy', 4, crop='random', reflect=True, color_noise=0.1)
     compiled = jax.jit(lambda key, images, found: augment.train(key, images, found, data))
     np.testing.assert_allclose(compiled(KEY, images, statistics()), augment.train(KEY, images, statistics(), data),
                                rtol=1e-5, atol=1e-4)

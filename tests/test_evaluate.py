@@ -9,6 +9,7 @@ from lib.data import statistics
 from lib.data.sources import Split
 from lib.evaluate import evaluate, rank
 from lib.experiment import Data, Evaluation
+from lib.task import Task
 
 DATA = Data(source='test', image_size=4)
 
@@ -34,7 +35,7 @@ def wrong_at(*places):
         number = images[:, 0, 0, 0].astype(int)
         order = (jnp.arange(10) - number[:, None] % 10 + jnp.asarray(table)[number][:, None]) % 10
         return jax.nn.softmax(-order.astype(jnp.float32))
-    return predict
+    return Task(None, None, predict, None)
 
 
 @pytest.mark.parametrize('n, batch', [(1, 8), (7, 8), (8, 8), (9, 8), (31, 8), (16, 8)])
@@ -42,7 +43,7 @@ def wrong_at(*places):
 def test_each_example_counts_once_whatever_the_batch(n, batch, shape):
     mesh = meshes.make(shape)
     with jax.set_mesh(mesh):
-        errors = evaluate(wrong_at(1, 5, 4), {}, split(n), zero_mean(), DATA, Evaluation(batch_size=batch), 'centre',
+        errors = evaluate(wrong_at(1, 5, 4), {}, split(n), zero_mean(), DATA, Evaluation(batch_size=batch),
                           mesh)
     assert (errors.top1, errors.top5, errors.seen) == (min(n, 3), min(max(n - 1, 0), 1), n)
 
@@ -52,7 +53,7 @@ def test_examples_limits_the_split_exactly(wanted, seen):
     mesh = meshes.make('data:1')
     with jax.set_mesh(mesh):
         errors = evaluate(wrong_at(1), {}, split(11), zero_mean(), DATA, Evaluation(batch_size=4, examples=wanted),
-                          'centre', mesh)
+                          mesh)
     assert errors.seen == seen and errors.percent(errors.top1) == pytest.approx(100 / seen)
 
 
@@ -82,5 +83,6 @@ def test_ten_crops_average_the_softmax():
     own = softmax.mean(0)[np.arange(5), images.labels]
     mesh = meshes.make('data:1')
     with jax.set_mesh(mesh):
-        errors = evaluate(predict, {}, images, zero_mean(6), data, Evaluation(batch_size=2, crops='ten'), 'ten', mesh)
+        errors = evaluate(Task(None, None, predict, None), {}, images, zero_mean(6), data,
+                          Evaluation(batch_size=2, crops='ten'), mesh)
     assert errors.loss == pytest.approx(-np.log(own).mean(), rel=1e-5)

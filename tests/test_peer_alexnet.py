@@ -12,6 +12,7 @@ from lib.data.statistics import Statistics
 from lib.experiment import change
 from reproductions.alexnet.experiments import PAPER
 from reproductions.alexnet.model import build
+from tests.peer import in_torchs_layout, maps_first, random_params, same
 
 torch = pytest.importorskip('torch', reason='needs torch: install requirements-peer.txt')
 torch.set_num_threads(1)        # more of them wait for JAX's on so small arrays
@@ -112,39 +113,12 @@ class Peer(nn.Sequential):
         self.dropout6.mask, self.dropout7.mask = torch.tensor(np.array(mask6)), torch.tensor(np.array(mask7))
 
 
-def in_torchs_layout(params, side):
-    """Arrays shaped as our parameters under torch's names; fc6 reads maps of `side` x `side`, ours map last."""
-    found = {}
-    for layer, kinds in params.items():
-        names = {'kernel': 'weight', 'scale': 'weight', 'bias': 'bias', 'mean': 'running_mean', 'var': 'running_var'}
-        for kind, array in kinds.items():
-            array = np.array(array)
-            if kind == 'kernel':
-                if layer == 'fc6':
-                    array = array.reshape(side, side, -1, array.shape[1]).transpose(2, 0, 1, 3).reshape(array.shape)
-                array = array.T if array.ndim == 2 else array.transpose(3, 2, 0, 1)
-            found[f'{layer}.{names[kind]}'] = array
-    return found
-
-
 def make_peer(model, params, side):
     peer = Peer(model, len(params['fc6']['kernel']))
-    state = {name: torch.tensor(array) for name, array in in_torchs_layout(params, side).items()}
+    state = {name: torch.tensor(array) for name, array in in_torchs_layout(params, {'fc6': side}).items()}
     left = peer.load_state_dict(state, strict=False)
     assert not left.unexpected_keys and all(name.endswith('num_batches_tracked') for name in left.missing_keys)
     return peer
-
-
-def random_params(task, seed=0):
-    """Weights that keep the size of a signal, and biases and averages that are nowhere alike."""
-    rng = np.random.default_rng(seed)
-
-    def draw(path, leaf):
-        noise = rng.standard_normal(leaf.shape)
-        return {'kernel': (2 / np.prod(leaf.shape[:-1]))**0.5 * noise, 'bias': 0.3 * noise, 'scale': 1 + 0.2 * noise,
-                'mean': noise, 'var': np.exp(noise)}[path[-1].key]
-
-    return jax.tree_util.tree_map_with_path(draw, jax.eval_shape(task.init, jax.random.key(0)))
 
 
 def experiment(image_size, **model):
@@ -159,19 +133,6 @@ def torch_loss(loss, logits, labels):
         return F.cross_entropy(logits, labels)
     targets = F.one_hot(labels, logits.shape[1]).double()
     return F.binary_cross_entropy_with_logits(logits, targets, reduction='sum') / len(logits)
-
-
-def same(ours, theirs, tolerance):
-    """Every array, relative to its largest number."""
-    assert list(ours) == list(theirs)
-    for name in ours:
-        mine, other = np.asarray(ours[name]), theirs[name].detach().numpy()
-        assert mine.dtype == np.float64 and mine.shape == other.shape, name
-        np.testing.assert_allclose(mine, other, rtol=0, atol=tolerance * np.abs(other).max(), err_msg=name)
-
-
-def maps_first(array):
-    return np.asarray(array).transpose(0, 3, 1, 2) if array.ndim == 4 else np.asarray(array)
 
 
 def masks(key, rate, n, width):
@@ -224,7 +185,7 @@ def test_every_activation_loss_and_gradient(name):
     their_loss = torch_loss(model.loss, theirs, torch.tensor(labels))
     their_loss.backward()
     same({'logits': logits, 'loss': loss}, {'logits': theirs, 'loss': their_loss}, 1e-12)
-    mine = in_torchs_layout(gradients, side)
+    mine = in_torchs_layout(gradients, {'fc6': side})
     expected = {weight: leaf.grad for weight, leaf in peer.named_parameters()}
     assert all(gradient.abs().max() > 1e-8 for gradient in expected.values())
     same({weight: mine[weight] for weight in expected}, expected, tolerance)
@@ -261,7 +222,7 @@ def test_fifty_steps_of_training_stay_together(name):
     config = experiment(SIZE, widths=(6, 8, 6, 6, 4), lrn_alpha=0.02, **own_model)
     config = dataclasses.replace(
         config, batch_size=BATCH, seed=3,
-        data=dataclasses.replace(config.data, random_crop=False, reflect=False, color_noise=0.0, pixel_scale=64.0),
+        data=dataclasses.replace(config.data, crop='centre', reflect=False, color_noise=0.0, pixel_scale=64.0),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=0.01, schedule='steps', drop_epochs=(1,),
                                       **own_optimizer))
     model, task = config.model, build(config)
@@ -305,7 +266,7 @@ def test_fifty_steps_of_training_stay_together(name):
                     leaf += velocity[weight]
     assert np.mean(losses[-3:]) < 0.95 * np.mean(losses[:3])
     same({'losses': jnp.stack(losses)}, {'losses': torch.stack(their_losses)}, tolerance)
-    before, after = in_torchs_layout(start, side), in_torchs_layout(state['params'], side)
+    before, after = in_torchs_layout(start, {'fc6': side}), in_torchs_layout(state['params'], {'fc6': side})
     expected = {weight: leaf - torch.tensor(before[weight]) for weight, leaf in peer.named_parameters()}
     same({weight: after[weight] - before[weight] for weight in expected}, expected, tolerance)
     if model.norm == 'batch':

@@ -18,7 +18,7 @@ from reproductions.alexnet.model import Model, build
 EXPERIMENT = Experiment(
     summary='', source='', published='',
     model=Model(classes=3, widths=(4, 4, 4, 4, 4), fc_width=8, init='scaled', bias_init=0.1),
-    data=Data(source='test', image_size=48, random_crop=True, reflect=True, color_noise=0.1),
+    data=Data(source='test', image_size=48, crop='random', reflect=True, color_noise=0.1),
     optimizer=Optimizer(learning_rate=0.001, weight_decay=0.0005, schedule='steps', drop_epochs=(2,)),
     batch_size=4, epochs=3, evaluation=Evaluation(batch_size=8, crops='ten'))
 

@@ -14,7 +14,7 @@ from lib.experiment import Data, UsageError
 def train(key: jax.Array, images: jax.Array, statistics: Statistics, data: Data) -> jax.Array:
     """uint8 [n, height, width, 3] -> float32 [n, S, S, 3], each image changed by its own draw.
 
-    `data.random_crop`: a square at a place drawn from all there are (33 x 33 for 224 of 256; the AlexNet paper counts
+    `data.crop` 'random': a square at a place drawn from all there are (33 x 33 for 224 of 256; the AlexNet paper counts
     32 x 32), otherwise the central one. `data.reflect`: mirrored with probability 1/2. `data.color_noise`: see below.
 
     Raises:
@@ -22,7 +22,7 @@ def train(key: jax.Array, images: jax.Array, statistics: Statistics, data: Data)
     """
     crop_key, mirror_key, color_key = jax.random.split(key, 3)
     spare = _spare(images, data)
-    if data.random_crop:
+    if data.crop == 'random':
         corners = jax.random.randint(crop_key, (len(images), 2), 0, jnp.array(spare) + 1)
     else:
         corners = jnp.tile(jnp.array(_centre(spare)), (len(images), 1))

@@ -25,6 +25,7 @@ class Statistics(NamedTuple):
     mean: np.ndarray            # [size, size, 3]
     eigenvalues: np.ndarray     # [3], of the covariance of R, G and B over all pixels, the greatest first
     eigenvectors: np.ndarray    # [3, 3], one a column; the component of greatest magnitude is positive
+    whitening: np.ndarray = np.zeros((0, 0), np.float32)    # [d, d], symmetric, d = size * size * 3; [0, 0] for none
 
 
 def compute(train: Split, data: Data, cache_dir: Path) -> Statistics:

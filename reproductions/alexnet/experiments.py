@@ -11,7 +11,7 @@ PAPER = Experiment(
     source='Table 2, 1 CNN',
     published='paper',
     model=Model(),
-    data=Data(source='imagenet2012', resize=256, image_size=224, random_crop=True, reflect=True, color_noise=0.1),
+    data=Data(source='imagenet2012', resize=256, image_size=224, crop='random', reflect=True, color_noise=0.1),
     optimizer=Optimizer(learning_rate=0.01, momentum=0.9, weight_decay=0.0005, schedule='plateau', drops=3),
     evaluation=Evaluation(crops='ten'),
     batch_size=128,
@@ -31,7 +31,7 @@ QUICKSTART = dataclasses.replace(
     summary='all eight layers at reduced width on the digits that scikit-learn ships, in minutes on a laptop',
     source='Table 2, 1 CNN, in small',
     model=Model(classes=10, widths=(24, 64, 96, 96, 64), fc_width=256, init='scaled', bias_init=0.1),
-    data=Data(source='digits', resize=68, image_size=64, random_crop=True, reflect=True),
+    data=Data(source='digits', resize=68, image_size=64, crop='random', reflect=True),
     optimizer=Optimizer(learning_rate=0.003, weight_decay=0.0005, schedule='steps', drop_epochs=(24, 32)),
     batch_size=32,
     epochs=36,
@@ -78,7 +78,7 @@ FALL_2011 = dict(data__source='folder:~/imagenet-fall2011', data__train_split='a
 # Biases learn at twice the rate of weights and are not decayed in all of cuda-convnet's parameter files.
 CIFAR_OPTIMIZER = Optimizer(learning_rate=0.001, momentum=0.9, bias_learning_rate=2.0, schedule='steps')
 CIFAR_DATA = Data(source='cifar10', train_split='train', validation_split='test', image_size=32)
-CIFAR_CROPS = dataclasses.replace(CIFAR_DATA, image_size=24, random_crop=True, reflect=True)
+CIFAR_CROPS = dataclasses.replace(CIFAR_DATA, image_size=24, crop='random', reflect=True)
 
 
 def cuda_convnet(percent: str, layers: tuple, decay: dict[str, float], epochs: int, drop_epochs: tuple[int, ...],
@@ -92,7 +92,7 @@ def cuda_convnet(percent: str, layers: tuple, decay: dict[str, float], epochs: i
         data=data,
         optimizer=dataclasses.replace(CIFAR_OPTIMIZER, layer_weight_decay=tuple(decay.items()),
                                       drop_epochs=drop_epochs),
-        evaluation=Evaluation(crops='ten' if data.random_crop else 'centre'),
+        evaluation=Evaluation(crops='ten' if data.crop == 'random' else 'centre'),
         batch_size=128,
         epochs=epochs)
 
@@ -135,7 +135,7 @@ EXPERIMENTS = {
     'no_dropout': ablation('without dropout', 'section 4.2', model__dropout=0.0),
     'no_pca_colour': ablation('without the PCA colour noise', 'section 4.1', data__color_noise=0.0),
     'no_augmentation': ablation('one central crop, no reflection, no colour noise', 'section 4.1',
-                                data__random_crop=False, data__reflect=False, data__color_noise=0.0),
+                                data__crop='centre', data__reflect=False, data__color_noise=0.0),
     'one_tower': ablation('the same widths without groups', 'section 3.2', model__groups=1),
     'one_gpu': ablation('half the maps in conv1 to conv4, so that it fits one GPU (footnote 2 as we read it)',
                         'section 3.2', model__groups=1, model__widths=(48, 128, 192, 192, 256)),

@@ -5,6 +5,7 @@ Error rates are in %, as printed. Every row names the experiment that reproduces
 """
 from typing import NamedTuple
 
+from lib.paper import Counts
 from lib.report import Column, Race, Row, Table
 
 OTHERS = "other people's system, printed as context"
@@ -50,6 +51,8 @@ NEURONS_PRINTED = {
     'fc8': 1000,
 }
 CONV1_NEURONS = 290_400
+
+COUNTS = {'paper': Counts('AlexNet, 224x224x3', PARAMETERS, TOTAL, SIZES, MULTIPLY_ADDS, receptive_field=195)}
 
 # Parameters of the variants: one tower without groups; half the kernels in conv1 to conv4 on one GPU, the net that the
 # footnote of section 3.2 compares with (conv5 and the fully connected layers keep their size).
