@@ -16,8 +16,8 @@ def shapes(build, experiment):
 
 def two_steps(build, experiment, stored: int, still: tuple[str, ...] = ()):
     """What distinguishes an experiment, made small: its parameters, the losses of its first two steps on random images
-    of `stored` pixels a side, its learning rates. Every parameter moves, save those of layers named `still`. There are as many classes as
-    images in a batch, at least."""
+    of `stored` pixels a side, its learning rates. Every parameter moves, save those of layers named `still`. The
+    network needs as many classes as the batch has images."""
     task, n = build(experiment), experiment.batch_size
     images = np.random.default_rng(0).integers(0, 255, (n, stored, stored, 3), np.uint8)
     side = stored * stored * 3
