@@ -6,7 +6,6 @@ import jax
 import numpy as np
 import pytest
 import safetensors.numpy
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 from lib import importers
 from lib.data import augment, statistics
@@ -14,6 +13,7 @@ from lib.experiment import UsageError
 from reproductions.alexnet.experiments import EXPERIMENTS
 from reproductions.alexnet.model import LAYERS, build
 from reproductions.alexnet.weights import CAFFE_MEAN, TORCHVISION_NAMES, convert
+from tests import caffe
 
 WIDTHS, FC, CLASSES = (6, 8, 10, 12, 14), 16, 5
 
@@ -141,93 +141,37 @@ def test_torchvisions_variant_is_named_and_nothing_else_changed():
 
 # Caffe
 
-def caffe_net():
-    """Caffe's NetParameter with the fields that the tests write, as caffe.proto declares them."""
-    kinds = {'string': 9, 'float': 2, 'int': 5, 'long': 3, 'message': 11}
-    messages = {
-        'BlobShape': [('dim', 1, 'long', '')],
-        'BlobProto': [('num', 1, 'int'), ('channels', 2, 'int'), ('height', 3, 'int'), ('width', 4, 'int'),
-                      ('data', 5, 'float', ''), ('diff', 6, 'float', ''), ('shape', 7, 'message', 'BlobShape', 1)],
-        'LRNParameter': [('local_size', 1, 'int'), ('alpha', 2, 'float'), ('beta', 3, 'float'),
-                         ('norm_region', 4, 'int'), ('k', 5, 'float')],
-        'V1LayerParameter': [('bottom', 2, 'string', ''), ('top', 3, 'string', ''), ('name', 4, 'string'),
-                             ('type', 5, 'int'), ('blobs', 6, 'message', 'BlobProto'),
-                             ('lrn_param', 18, 'message', 'LRNParameter', 1)],
-        'LayerParameter': [('name', 1, 'string'), ('type', 2, 'string'), ('bottom', 3, 'string', ''),
-                           ('top', 4, 'string', ''), ('blobs', 7, 'message', 'BlobProto'),
-                           ('lrn_param', 118, 'message', 'LRNParameter', 1)],
-        'NetParameter': [('name', 1, 'string'), ('layers', 2, 'message', 'V1LayerParameter'),
-                         ('layer', 100, 'message', 'LayerParameter')],
-    }
-    file = descriptor_pb2.FileDescriptorProto(name='caffe.proto', package='caffe', syntax='proto2')
-    for message, fields in messages.items():
-        declared = file.message_type.add(name=message)
-        for name, number, kind, *more in fields:
-            field = declared.field.add(name=name, number=number, type=kinds[kind], label=3 if len(more) == 1 else 1)
-            if kind == 'message':
-                field.type_name = f'.caffe.{more[0]}'
-            field.options.packed = len(more) == 1 and kind in ('float', 'long')
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName('caffe.NetParameter'))()
+CONVOLUTIONS = {'conv1': 'stride: 4', 'conv2': 'pad: 2 group: 2', 'conv3': 'pad: 1', 'conv4': 'pad: 1 group: 2',
+                'conv5': 'pad: 1 group: 2'}
 
 
-V1_TYPES = {'Convolution': 4, 'InnerProduct': 14, 'LRN': 15, 'Pooling': 17, 'ReLU': 18, 'Dropout': 6, 'Softmax': 20}
-CONVOLUTIONS = {'conv1': 'kernel_size: 11 stride: 4', 'conv2': 'kernel_size: 5 pad: 2 group: 2',
-                'conv3': 'kernel_size: 3 pad: 1', 'conv4': 'kernel_size: 3 pad: 1 group: 2',
-                'conv5': 'kernel_size: 3 pad: 1 group: 2'}
-
-
-def caffe_layers(variant):
-    """(name, type) of every layer, in the order of the network; 'mixed' is neither of Caffe's two."""
+def caffe_layers(weights, variant, norm='local_size: 5 alpha: 0.0001 beta: 0.75'):
+    """Every layer, in the order of the network; 'mixed' is neither of Caffe's two."""
     found, norm_first = [], {'caffe': (1, 2), 'caffenet': (), 'mixed': (1,)}[variant]
+
+    def convolved(number):
+        name = f'conv{number}'
+        return [caffe.convolution(name, *weights[name], CONVOLUTIONS[name]), caffe.Layer(f'relu{number}', 'ReLU')]
+
     for number in (1, 2):
-        norm, pool = (f'norm{number}', 'LRN'), (f'pool{number}', 'Pooling')
-        found += [(f'conv{number}', 'Convolution'), (f'relu{number}', 'ReLU'),
-                  *((norm, pool) if number in norm_first else (pool, norm))]
+        both = [caffe.Layer(f'norm{number}', 'LRN', params=f'lrn_param {{ {norm} }}'),
+                caffe.pooling(f'pool{number}', 'MAX', 3, 2)]
+        found += convolved(number) + (both if number in norm_first else both[::-1])
     for number in (3, 4, 5):
-        found += [(f'conv{number}', 'Convolution'), (f'relu{number}', 'ReLU')]
-    found += [('pool5', 'Pooling')]
+        found += convolved(number)
+    found += [caffe.pooling('pool5', 'MAX', 3, 2)]
     for number in (6, 7):
-        found += [(f'fc{number}', 'InnerProduct'), (f'relu{number}', 'ReLU'), (f'drop{number}', 'Dropout')]
-    return [*found, ('fc8', 'InnerProduct')]
+        found += [caffe.inner_product(f'fc{number}', *weights[f'fc{number}']), caffe.Layer(f'relu{number}', 'ReLU'),
+                  caffe.Layer(f'drop{number}', 'Dropout', params='dropout_param { dropout_ratio: 0.5 }')]
+    return [*found, caffe.inner_product('fc8', *weights['fc8'])]
 
 
-def caffemodel(weights, variant, old, name='', only_weights=False, **norm):
-    net = caffe_net()
-    net.name = name
-    for layer_name, kind in caffe_layers(variant):
-        if only_weights and layer_name not in weights:
-            continue
-        layer = (net.layers if old else net.layer).add(name=layer_name, type=V1_TYPES[kind] if old else kind)
-        if kind == 'LRN':
-            for field, value in {'alpha': 1e-4, **norm}.items():
-                setattr(layer.lrn_param, field, value)
-        for values in weights.get(layer_name, ()):
-            blob = layer.blobs.add(data=values.ravel())
-            if old:
-                sides = (1,) * (4 - values.ndim) + values.shape
-                blob.num, blob.channels, blob.height, blob.width = sides
-            else:
-                blob.shape.dim.extend(values.shape)
-    return net.SerializeToString()
-
-
-def prototxt(weights, variant):
-    parameters = {'LRN': 'lrn_param { local_size: 5 alpha: 0.0001 beta: 0.75 }',
-                  'Pooling': 'pooling_param { pool: MAX kernel_size: 3 stride: 2 }',
-                  'Dropout': 'dropout_param { dropout_ratio: 0.5 }', 'ReLU': ''}
-    text, bottom = 'input: "data" input_shape { dim: 2 dim: 3 dim: 227 dim: 227 }\n', 'data'
-    for name, kind in caffe_layers(variant):
-        top = bottom if kind in ('ReLU', 'Dropout') else name
-        if kind in ('Convolution', 'InnerProduct'):
-            own = f'num_output: {len(weights[name][1])} {CONVOLUTIONS.get(name, "")}'
-            own = f'{"convolution" if kind == "Convolution" else "inner_product"}_param {{ {own} }}'
-        else:
-            own = parameters[kind]
-        text += f'layer {{ name: "{name}" type: "{kind}" bottom: "{bottom}" top: "{top}" {own} }}\n'
-        bottom = top
-    return text
+def caffemodel(weights, variant, old, name='', only_weights=False, norm='alpha: 0.0001', **arrays):
+    """What is left out of the norm has Caffe's default. `arrays` replace those of layers, which none takes out."""
+    layers = [layer._replace(arrays=arrays.get(layer.name, layer.arrays))
+              for layer in caffe_layers(weights, variant, norm)]
+    return caffe.caffemodel([layer for layer in layers if layer.arrays or layer.arrays == () and not only_weights],
+                            old, name)
 
 
 @pytest.fixture(scope='module')
@@ -245,7 +189,7 @@ def test_a_caffemodel_that_protobuf_wrote_reads_back_equal(weights, old, tmp_pat
     saved = read(tmp_path, caffemodel(weights, 'caffenet', old, 'CaffeNet'))
     assert saved.network == 'CaffeNet'
     assert [(layer.name, layer.type) for layer in saved.layers if 'drop' not in layer.name] \
-        == [layer for layer in caffe_layers('caffenet') if 'drop' not in layer[0]]
+        == [layer[:2] for layer in caffe_layers(weights, 'caffenet') if layer.type != 'Dropout']
     assert list(saved.arrays) == [f'{layer}.{number}' for layer in LAYERS for number in (0, 1)]
     for layer, pair in weights.items():
         for number, values in enumerate(pair):
@@ -255,15 +199,11 @@ def test_a_caffemodel_that_protobuf_wrote_reads_back_equal(weights, old, tmp_pat
 @pytest.mark.parametrize('old', [True, False], ids=['V1', 'new'])
 @pytest.mark.parametrize('variant', ['caffe', 'caffenet'])
 def test_caffes_files_give_opencvs_logits(weights, variant, old, tmp_path):
-    cv2 = pytest.importorskip('cv2', reason='needs opencv: install requirements-peer.txt')
+    pytest.importorskip('cv2', reason='needs opencv: install requirements-peer.txt')
     content = caffemodel(weights, variant, old, 'net')
     images = photographs(227)
     bgr = images[..., ::-1] - np.array([104.00698793, 116.66876762, 122.67891434], np.float32)
-    (tmp_path / 'text').write_text(prototxt(weights, variant))
-    (tmp_path / 'weights').write_bytes(content)
-    network = cv2.dnn.readNetFromCaffe(str(tmp_path / 'text'), str(tmp_path / 'weights'))
-    network.setInput(np.ascontiguousarray(bgr.transpose(0, 3, 1, 2)))
-    theirs = network.forward()
+    theirs = caffe.opencv_output(caffe_layers(weights, variant), content, bgr)
     saved = read(tmp_path, content)
     _, experiment, params = convert(saved)
     agree(our_logits(experiment, params, images), theirs)
@@ -286,21 +226,18 @@ def test_caffes_variants_are_told_apart_by_their_layers_or_else_by_name(weights,
         assert experiment == dataclasses.replace(plain, summary=experiment.summary, model=model, data=data)
 
 
-def without(weights, layer):
-    return {name: pair for name, pair in weights.items() if name != layer}
-
-
 @pytest.mark.parametrize('make, sentence', [
     (lambda weights: caffemodel(weights, 'caffe', True, 'net', only_weights=True),
      "only layers with weights.* is 'net'"),
-    (lambda weights: caffemodel(weights, 'caffe', True, k=2.0), 'k=2.0.* not the LRN of Caffe'),
-    (lambda weights: caffemodel(weights, 'caffe', True, norm_region=1), 'across=False.* not the LRN of Caffe'),
-    (lambda weights: caffemodel(without(weights, 'fc8'), 'caffe', True), r'expected .*conv1 to fc8.*found conv1\.0'),
+    (lambda weights: caffemodel(weights, 'caffe', True, norm='alpha: 0.0001 k: 2.0'), 'k=2.0.* not the LRN of Caffe'),
+    (lambda weights: caffemodel(weights, 'caffe', True, norm='alpha: 0.0001 norm_region: 1'),
+     'across=False.* not the LRN of Caffe'),
+    (lambda weights: caffemodel(weights, 'caffe', True, fc8=None), r'expected .*conv1 to fc8.*found conv1\.0'),
     (lambda weights: caffemodel(weights | {'fc6': (weights['fc6'][0][:, :-36], weights['fc6'][1])}, 'caffe', False),
      r'fc6 have the shapes \(16, 468\) and \(16,\), expected \(16, 504\)'),
     (lambda weights: caffemodel(weights | {'conv2': (weights['conv3'][0], weights['conv2'][1])}, 'caffe', False),
      'the weights and biases of conv2'),
-    (lambda weights: caffemodel(weights | {'conv2': (np.float32(1), np.float32(1))}, 'caffe', False), 'conv'),
+    (lambda weights: caffemodel(weights, 'caffe', False, conv2=(np.float32(1),) * 2), 'conv'),
     (lambda weights: caffemodel(weights, 'mixed', True),
      "neither Caffe's AlexNet nor its CaffeNet: its layers are Convolution, LRN, Pooling, Convolution, Pool"),
 ], ids=range(8))
