@@ -44,6 +44,9 @@ class Task(NamedTuple):
     curvature: Callable[[Params, jax.Array], Params] | None = None
     #   params, images -> for each parameter an estimate, not negative, of the mean loss's second derivative in it; None
     #   if the network has none
+    own_loss: Callable[[jax.Array, jax.Array], jax.Array] | None = None
+    #   logits, labels -> the mean loss without that of auxiliary classifiers, to compare networks by; None if there are
+    #   no auxiliary classifiers
 
 
 def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callable, Callable] = 'softmax',
@@ -94,9 +97,12 @@ def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callab
     def estimate(params, images):
         return curvature(nnx.merge(graph, params), images)
 
+    def own_loss(logits, labels):
+        return each(logits, labels).mean()
+
     return Task(init, whole_loss, predict, activations, Head(head, features, head_loss) if head else None,
                 dense if hasattr(nnx.merge(graph, jax.eval_shape(init, jax.random.key(0))), 'dense') else None,
-                estimate if curvature else None)
+                estimate if curvature else None, own_loss if auxiliary else None)
 
 
 def count(params: Params) -> int:

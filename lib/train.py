@@ -54,8 +54,9 @@ class Outcome(NamedTuple):
 
 def make_step(task: Task, experiment: Experiment) -> Callable:
     """The compiled training step: (state, images uint8, labels, statistics, step number, learning rate) to
-    (state, mean loss, number of wrong answers). State is {'params', 'velocity'}, two trees alike, and is donated; so
-    are 'average' with `optimizer.averaging` and 'curvature' with `optimizer.curvature`.
+    (state, mean loss, that of auxiliary classifiers left out, number of wrong answers). State is {'params',
+    'velocity'}, two trees alike, and is donated; so are 'average' with `optimizer.averaging` and 'curvature' with
+    `optimizer.curvature`.
 
     Raises:
       UsageError: if `optimizer.fc_batch` or `optimizer.curvature` is set and the network cannot.
@@ -87,6 +88,7 @@ def make_step(task: Task, experiment: Experiment) -> Callable:
 def _whole_batch(task, optimizer, state, images, labels, key, learning_rate):
     gradient = jax.value_and_grad(task.loss, has_aux=True)
     (loss, (logits, moved)), gradients = gradient(state['params'], images, labels, key)
+    loss = loss if task.own_loss is None else task.own_loss(logits, labels)
     params, velocity = optimizers.update(optimizer, learning_rate, gradients, state['velocity'], state['params'],
                                          state.get('curvature'))
     params |= {layer: params[layer] | values for layer, values in moved.items()}
