@@ -46,7 +46,7 @@ class Model:
     """The choices that the paper makes, each of them open to an ablation."""
     classes: int = 1000
     stem: tuple[int, int, int] = (64, 64, 192)      # maps of conv1, conv2_reduce and conv2
-    inception: tuple[Row, Row, Row, Row, Row, Row, Row, Row, Row] = tuple(INCEPTION.values())
+    inception: tuple[tuple[str, Row], ...] = tuple(INCEPTION.items())   # the modules and their maps
     reductions: bool = True                 # Figure 2(b); false: 2(a), no 1x1 before the 3x3 and 5x5 nor after pooling
     norm: Literal['response', 'none'] = 'response'
     lrn_k: float = 1.0                      # the paper gives no constants: as in Caffe's replication,
@@ -61,10 +61,14 @@ class Model:
     bias_init: float = 0.2                  # as in Caffe's replication, but for the linear layers, which have 0
 
     def __post_init__(self):
-        require(min(self.classes, self.heads_maps, self.fc_width, *self.stem, *sum(self.inception, ())) >= 1,
+        maps = [count for _, row in self.inception for count in row]
+        require(min(self.classes, self.heads_maps, self.fc_width, *self.stem, *maps) >= 1,
                 'model.classes, model.heads_maps, model.fc_width, model.stem and model.inception must be at least 1.')
-        require(len(set(self.heads)) == len(self.heads) and set(self.heads) <= set(INCEPTION),
-                f'model.heads={list(self.heads)} must name modules, each once: {", ".join(INCEPTION)}.')
+        names = [name for name, _ in self.inception]
+        require(set(names) <= set(INCEPTION) and len(set(names)) == len(names),
+                f'model.inception must have the maps of each module once, of {", ".join(INCEPTION)}.')
+        require(set(self.heads) <= set(names) and len(set(self.heads)) == len(self.heads),
+                f'model.heads={list(self.heads)} must name modules of model.inception, each once: {", ".join(names)}.')
         require(self.heads_weight > 0, f'model.heads_weight={self.heads_weight} must be positive; for no auxiliary '
                                        'classifiers set model.heads to [].')
         require(0 <= self.dropout < 1 and 0 <= self.heads_dropout < 1,
@@ -96,7 +100,7 @@ class GoogLeNet(nnx.Module):
         side = output_size(image_size, 7, 2, 3, 'floor')
         for _ in ('pool1', 'pool2'):
             side = output_size(side, 3, 2)
-        for name, row in zip(INCEPTION, model.inception):
+        for name, row in model.inception:
             module, prefix = Inception(*row), f'inception_{name}'
             conv(f'{prefix}_1x1', maps, module.one, 1)
             if model.reductions:
@@ -131,7 +135,7 @@ class GoogLeNet(nnx.Module):
         x = self._respond('norm2', tap('conv2', self._unit('conv2', x)), tap)
         x = tap('pool2', max_pool(x, 3, 2))
         others = {}
-        for name in INCEPTION:
+        for name, _ in model.inception:
             x = tap(f'inception_{name}', self._inception(f'inception_{name}', x, tap))
             if training and name in model.heads:
                 others[name] = self._head(f'aux_{name}', x, keys[model.heads.index(name)])

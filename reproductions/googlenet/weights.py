@@ -67,7 +67,8 @@ def _experiment(weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> Experiment
     own = {'heads_maps': width['aux_4a_conv'], 'fc_width': width['aux_4a_fc']} if heads else {}
     model = dataclasses.replace(
         EXPERIMENTS['caffe'].model, classes=width['linear'], heads=heads, stem=tuple(width[layer] for layer in STEM),
-        inception=tuple(Inception(*(width[f'inception_{name}_{branch}'] for branch in BRANCHES)) for name in INCEPTION),
+        inception=tuple((name, Inception(*(width[f'inception_{name}_{branch}'] for branch in BRANCHES)))
+                        for name in INCEPTION),
         **own)
     summary = f"Caffe's GoogLeNet ({'with' if heads else 'without'} the auxiliary classifiers)"
     return dataclasses.replace(EXPERIMENTS['caffe'], summary=summary, model=model)
