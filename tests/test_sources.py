@@ -221,6 +221,27 @@ def test_the_digits_enlarged(tmp_path):
     assert (validation.name, len(validation)) == ('digits validation[:10]', 10)
 
 
+@pytest.mark.parametrize('kind', ['digits', 'toy', 'folder'])
+def test_a_border_is_black_pixels_around_every_image(tmp_path, kind):
+    values = np.random.default_rng(0).integers(1, 256, (3, 8, 8, 3), dtype=np.uint8)
+    examples = [{'image': encode(image), 'label': label} for label, image in enumerate(values)]
+    prepare(tmp_path, 'toy', {'train': examples}, (8, 8, 3))
+    for label, image in enumerate(values):
+        (tmp_path / 'few' / str(label)).mkdir(parents=True)
+        (tmp_path / 'few' / str(label) / '0.png').write_bytes(encode(image))
+    source, split = {'digits': ('digits', 'train'), 'toy': ('toy', 'train'),
+                     'folder': (f'folder:{tmp_path / "few"}', 'all')}[kind]
+    splits = {'resize': 8, 'image_size': 8, 'train_split': split, 'validation_split': split}
+    plain, _ = load(tmp_path, tmp_path, source, **splits)
+    train, _ = load(tmp_path, tmp_path, source, **splits | {'border': 2, 'image_size': 12})
+    assert train.images.shape == (len(plain), 12, 12, 3)
+    np.testing.assert_array_equal(train.images[:, 2:-2, 2:-2], plain.images)
+    assert train.images.sum() == plain.images.sum()
+    np.testing.assert_array_equal(train.labels, plain.labels)
+    with pytest.raises(UsageError, match='images of 12 pixels: set data.resize to at least 9'):
+        load(tmp_path, tmp_path, source, **splits | {'border': 2, 'image_size': 13})
+
+
 def folder(root, *names):
     """Image files under `root`; the k-th is grey of value k and of its own size, in the format its name says."""
     for value, name in enumerate(names):

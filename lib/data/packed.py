@@ -39,8 +39,9 @@ Reader = Callable[[range], list[Record]]
 
 
 def pack(name: str, examples: int, open_reader: Callable[[], Reader], size: int,
-         directory: Path) -> tuple[np.ndarray, np.ndarray]:
+         directory: Path, border: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [examples, size, size, 3] and labels int32 [examples], decoded into `directory` if not there yet.
+    A `border` of so many black pixels comes on all their sides.
 
     Images up to `IN_MEMORY` bytes are checked against the journal's checksums, and decoded again where they differ;
     larger stores are not. The images are a read-only np.memmap. `open_reader` is called only if something is missing;
@@ -53,12 +54,12 @@ def pack(name: str, examples: int, open_reader: Callable[[], Reader], size: int,
         directory.mkdir(parents=True, exist_ok=True)
         with open(directory / 'journal.jsonl', 'a+') as journal:
             _lock(journal, name)
-            images = _open(directory / 'images.npy', (examples, size, size, 3), journal)
+            images = _open(directory / 'images.npy', (examples, size + 2 * border, size + 2 * border, 3), journal)
             labels = _finished(journal, images)
             chunks = [range(examples)[start:start + CHUNK] for start in range(0, examples, CHUNK)]
             if missing := [chunk for chunk in chunks if chunk.start not in labels]:
                 _check_disk(name, images, missing, directory)
-                labels |= _decode(name, images, missing, open_reader(), journal)
+                labels |= _decode(name, images, missing, open_reader(), journal, border)
     except OSError as error:
         raise UsageError(f'The decoded images of {name} cannot be kept in {directory} ({error.strerror or error}): '
                          f'make room there or choose another cache directory.') from error
@@ -82,6 +83,11 @@ def square(pixels: np.ndarray, size: int) -> np.ndarray:
         rows = _area_means(pixels, size)
         return np.rint(_area_means(rows.swapaxes(0, 1), size).swapaxes(0, 1)).astype(np.uint8, order='C')
     return pixels
+
+
+def bordered(images: np.ndarray, border: int) -> np.ndarray:
+    """uint8 [n, size, size, 3] with so many black pixels around each, on all sides."""
+    return np.pad(images, ((0, 0), (border, border), (border, border), (0, 0)))
 
 
 def _area_means(values: np.ndarray, size: int) -> np.ndarray:
@@ -156,11 +162,13 @@ def _check_disk(name: str, images: np.memmap, missing: list[range], directory: P
 
 
 def _decode(name: str, images: np.memmap, missing: list[range], read: Reader,
-            journal: IO[str]) -> dict[int, np.ndarray]:
+            journal: IO[str], border: int) -> dict[int, np.ndarray]:
     """Decodes the missing chunks into the file; returns their labels by their first example."""
+    size = images.shape[1] - 2 * border
+
     def write(chunk: range) -> tuple[int, np.ndarray, int]:
         records = read(chunk)
-        pixels = np.stack([square(_decode_image(record), images.shape[1]) for record in records])
+        pixels = bordered(np.stack([square(_decode_image(record), size) for record in records]), border)
         labels = np.array([record.label for record in records])
         # A write to the mapped array would end the process, not raise, on a full disk.
         with open(images.filename, 'r+b') as file:

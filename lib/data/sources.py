@@ -40,11 +40,11 @@ def load(data: Data, data_dir: str | None, cache_dir: Path) -> tuple[Split, Spli
 
     The source is 'digits', 'folder:PATH', or the name of a TFDS data set in `data_dir` (by default the environment's
     TFDS_DATA_DIR, then ~/tensorflow_datasets): the newest version there, or the one named, 'cifar10:3.0.2'. Grey images
-    get three equal channels. Images are resized to `data.resize` as packed.square describes, and kept decoded in
-    `cache_dir`/packed. Splits are written as in TFDS, 'train[:40000]', and count in the order of the examples' `id`
-    where the data set has one (CIFAR's is the order of the original batches), otherwise in the order of the files.
-    Classes that are WordNet ids of ILSVRC-2012 get the labels 0 to 999 they have there, and the names of all 1,000 are
-    in words.
+    get three equal channels. Images are resized to `data.resize` as packed.square describes, get their `data.border`,
+    and are kept decoded in `cache_dir`/packed. Splits are written as in TFDS, 'train[:40000]', and count in the order
+    of the examples' `id` where the data set has one (CIFAR's is the order of the original batches), otherwise in the
+    order of the files. Classes that are WordNet ids of ILSVRC-2012 get the labels 0 to 999 they have there, and the
+    names of all 1,000 are in words.
 
     A folder holds PATH/SPLIT/CLASS/*.jpg (or .jpeg, .png), or PATH/CLASS/*.jpg; then its one split is 'all'. Classes
     are the folders with images of all splits together, in the order of their names. The images of a split are in a
@@ -71,9 +71,10 @@ def _load(data: Data, which: tuple[str, ...], data_dir: str | None, cache_dir: P
     if data.resize is not None and data.resize < 1:
         raise UsageError(f'data.resize={data.resize}: give a number of pixels, for example --set data.resize=256.')
     opened = _open(data, data_dir, cache_dir)
-    if data.image_size > opened.size:
-        raise UsageError(f'data.image_size={data.image_size} cannot be cut from images of {opened.size} pixels: set '
-                         f'data.resize to at least that.')
+    stored = opened.size + 2 * data.border
+    if data.image_size > stored:
+        raise UsageError(f'data.image_size={data.image_size} cannot be cut from images of {stored} pixels: set '
+                         f'data.resize to at least {data.image_size - 2 * data.border}.')
     # All are looked at before any is read: decoding takes hours where a data set is large.
     parts = [_part(opened, getattr(data, f'{name}_split'), f'data.{name}_split') for name in which]
     read = functools.cache(opened.read)     # both may be parts of one split
@@ -90,7 +91,7 @@ class _Digits:
     class_names = tuple('0123456789')
 
     def __init__(self, data: Data):
-        self.size = data.resize or 8
+        self.size, self.border = data.resize or 8, data.border
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
         from sklearn.datasets import load_digits  # slow to import, and of no use to the other sources
@@ -98,7 +99,8 @@ class _Digits:
         order = np.random.RandomState(0).permutation(len(digits.target))    # a stream that NumPy never changes
         order = order[:DIGITS_TRAIN] if split == 'train' else order[DIGITS_TRAIN:]
         images = np.rint(digits.images[order] * (255 / 16)).astype(np.uint8)[..., None].repeat(3, axis=3)
-        return np.stack([packed.square(image, self.size) for image in images]), digits.target[order]
+        images = np.stack([packed.square(image, self.size) for image in images])
+        return packed.bordered(images, self.border), digits.target[order]
 
 
 class _Prepared:
@@ -123,7 +125,7 @@ class _Prepared:
         if data.resize is None and (height is None or height != width):
             raise UsageError(f'The images of {self.name} are not squares of one size: set what to bring them to, for '
                              f'example --set data.resize=256.')
-        self.size = data.resize or height
+        self.size, self.border = data.resize or height, data.border
         self.sizes = {split: info.num_examples for split, info in self.builder.info.splits.items()}
         names = features['label'].names
         self.labels, self.class_names = _classes(names)
@@ -134,7 +136,8 @@ class _Prepared:
         identity = json.dumps([self.name, split, info.shard_lengths, info.num_bytes])   # a smaller copy is another set
         images, labels = packed.pack(
             f'{self.name} {split}', self.sizes[split], lambda: self._reader(split), self.size,
-            _store(self.cache_dir, f'{self.name} {split} {self.size}', hashlib.sha256(identity.encode()).hexdigest()))
+            _store(self.cache_dir, f'{self.name} {split}', self, hashlib.sha256(identity.encode()).hexdigest()),
+            self.border)
         if labels.min() < 0:
             raise UsageError(f'{self.name} {split} has no labels: choose another split.')
         return images, self.labels[labels]
@@ -177,7 +180,7 @@ class _Folder:
         if data.resize is None:
             raise UsageError(f'The images in {self.root} can be of any size: set what to bring them to, for example '
                              f'--set data.resize=256.')
-        self.size, self.cache_dir = data.resize, cache_dir
+        self.size, self.border, self.cache_dir = data.resize, data.border, cache_dir
         self.folders: dict[str, dict[str, np.ndarray]] = {}     # split: {its folders below the root: names of images}
         for folder, names in _image_folders(self.root).items():
             split = os.path.dirname(folder) or 'all'
@@ -195,7 +198,7 @@ class _Folder:
                 identity.update(b'%s\0%d\n' % (path, os.stat(os.path.join(root, path)).st_size))
         # The store's labels count the folders of this split: classes that others add do not change it.
         images, own = packed.pack(f'{self.name} {split}', self.sizes[split], lambda: self._reader(split), self.size,
-                                  _store(self.cache_dir, f'{FOLDER}{split} {self.size}', identity.hexdigest()))
+                                  _store(self.cache_dir, f'{FOLDER}{split}', self, identity.hexdigest()), self.border)
         labels = np.array([self.labels[os.path.basename(folder)] for folder in self.folders[split]])
         return images, labels[own]
 
@@ -304,9 +307,10 @@ def _cut(images: np.ndarray, labels: np.ndarray, part: _Part, opened: _Digits | 
     return Split(f'{opened.name} {part.wanted}', images, labels, opened.class_names)
 
 
-def _store(cache_dir: Path, name: str, identity: str) -> Path:
-    """Where the decoded images lie. Images of another identity lie elsewhere."""
-    return cache_dir / 'packed' / re.sub(r'[^\w.]+', '-', f'{name} {identity[:8]}')
+def _store(cache_dir: Path, name: str, opened: _Prepared | _Folder, identity: str) -> Path:
+    """Where the decoded images lie. Images of another identity, size or border lie elsewhere."""
+    size = f'{opened.size}' + f' {opened.border}' * bool(opened.border)
+    return cache_dir / 'packed' / re.sub(r'[^\w.]+', '-', f'{name} {size} {identity[:8]}')
 
 
 def _directory(source: str, data_dir: str | None) -> Path:
