@@ -182,6 +182,7 @@ class Experiment:
     seed: int = 0
     steps: int | None = None                # ends a run early; None for all the epochs
     starts_from: str | None = None          # the experiment whose parameters --init_from has to give; None for new ones
+    starts_with: tuple[str, ...] | None = None      # the layers that --init_from gives; None for all that are there
 
     def __post_init__(self):
         require(self.batch_size >= 1, f'batch_size={self.batch_size} must be at least 1.')

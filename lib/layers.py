@@ -4,6 +4,7 @@ A layer's function says nothing about devices, except in two places that name th
 reads all maps gathers them (`mesh.all_maps`), and a grouped convolution stays on the device that holds its group.
 """
 import functools
+import math
 from typing import Literal
 
 import jax
@@ -89,6 +90,16 @@ def normal(deviation: float):
 def scaled(gain: float):
     """Weights from N(0, gain / fan-in): gain 1 is LeCun's scaling, 2 that of He et al. 2015."""
     return lambda key, shape, fan_in: (gain / fan_in) ** 0.5 * jax.random.normal(key, shape, jnp.float32)
+
+
+def glorot():
+    """Uniform weights of variance 2 / (fan-in + fan-out), Glorot and Bengio 2010, equation 16; for convolutions without
+    groups and for fully connected layers."""
+    def draw(key, shape, fan_in):
+        fan_out = math.prod(shape[:-2]) * shape[-1]
+        return (6 / (fan_in + fan_out)) ** 0.5 * jax.random.uniform(key, shape, jnp.float32, -1.0, 1.0)
+
+    return draw
 
 
 class Conv(nnx.Module):

@@ -12,7 +12,7 @@ from lib import checkpoint, importers
 from lib.data import sources, statistics
 from lib.data.sources import Split
 from lib.data.statistics import Statistics
-from lib.experiment import Comparison, Experiment, UsageError, diff, fields, override
+from lib.experiment import Comparison, Experiment, UsageError, diff, fields, override, require
 from lib.paper import Paper
 from lib.task import Params, Task
 
@@ -147,11 +147,12 @@ def with_changes(network: Trained, assignments: Sequence[str], allowed: Sequence
 
 def beginning(network: Trained, task: Task, experiment: Experiment) -> tuple[Params, list[str], list[str]]:
     """(layers to begin with, names of the layers that are new, names of those that are left out) for a training that
-    starts from a network: layers of the same name are taken, except that the last one may have another shape and is
-    then new, as for other classes.
+    starts from a network: layers of the same name are taken, of these only `starts_with` if the experiment says so,
+    except that the last one may have another shape and is then new, as for other classes.
 
     Raises:
-      UsageError: if the experiment wants another start, or a layer of the same name has another shape.
+      UsageError: if the experiment wants another start, a layer of the same name has another shape, or one of
+        `starts_with` is missing.
     """
     if experiment.starts_from not in (None, network.name):
         raise UsageError(f'This experiment starts from a run of {experiment.starts_from}: name one with --init_from, '
@@ -159,16 +160,22 @@ def beginning(network: Trained, task: Task, experiment: Experiment) -> tuple[Par
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     size = experiment.data.image_size
     last = list(jax.eval_shape(task.activations, shapes, jax.ShapeDtypeStruct((1, size, size, 3), np.float32)))[-1]
+    chosen = shapes if experiment.starts_with is None else experiment.starts_with
+    missing = [layer for layer in experiment.starts_with or () if layer not in shapes or layer not in network.params]
+    require(not missing, f'starts_with names {", ".join(missing)}: name layers that are both here and in '
+                         f'{network.origin}.')
     taken, new = {}, []
     for layer, wanted in shapes.items():
-        if _sizes(network.params.get(layer)) == _sizes(wanted):
+        if layer not in chosen:
+            new.append(layer)
+        elif _sizes(network.params.get(layer)) == _sizes(wanted):
             taken[layer] = network.params[layer]
         elif layer == last or layer not in network.params:
             new.append(layer)
         else:
             raise UsageError(f'{layer} has {_words(network.params[layer])} in {network.origin} and {_words(wanted)} '
                              'here: choose the same model and data.image_size.')
-    return taken, new, [layer for layer in network.params if layer not in shapes]
+    return taken, new, [layer for layer in network.params if layer not in chosen]
 
 
 def _sizes(layer: Mapping[str, Any] | None) -> dict[str, tuple[int, ...]] | None:
