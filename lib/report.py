@@ -262,6 +262,13 @@ def recipe(results: dict[str, Any]) -> str:
     return f'Departs from the published recipe in {len(changes)} fields: {"; ".join(changes)}.' if changes else ''
 
 
+def _departures(results: dict[str, Any], row: Row) -> list[str]:
+    """The fields in which the run departs from the published recipe, those of the test only if the row names none: a
+    measurement for a row that does is by that row's crops and scales."""
+    of_the_test = ('evaluation.crops', 'evaluation.scales') if row.protocol else ()
+    return [path for path in results['differences'] if path not in of_the_test]
+
+
 def _plain(value: Any) -> str:
     words = {'None': 'none', 'True': 'true', 'False': 'false'}
     return words.get(str(value), str(value))
@@ -279,7 +286,7 @@ def cell(results: dict[str, Any], table: Table, row: Row, i: int) -> tuple[str, 
         how = in_words(row.protocol) if row.protocol else f'the {column.split} split'
         return f'-{DAGGER}', [f'{row.name}: not measured by this run with {how}.']
     reasons = unlike(results, table, row, column, error['seen'])
-    dagger = DAGGER if reasons or results['differences'] else ''
+    dagger = DAGGER if reasons or _departures(results, row) else ''
     return beside(error[column.metric], printed) + dagger, reasons
 
 
@@ -301,7 +308,7 @@ def _table(results: dict[str, Any], table: Table, experiments: set[str]) -> Shee
         header += [column.name.replace(' (', '\n(') + '\npaper'] + ['ours\n(ours - paper)'] * has_ours
     rows = [(row.name, *(text for (paper, ours), has in zip(line, answered) for text in ((paper, ours) if has
              else (paper,)))) for row, line in zip(table.rows, cells)]
-    if results['differences'] and any(answered):
+    if any(_departures(results, row) for row, line in zip(table.rows, cells) if any(ours for _, ours in line)):
         reasons.append('A changed recipe: see below.')
     if any(speaking) and {column.split for column in table.columns} == {'validation', 'test'}:
         notes.append('Test: its labels are not public, so only the validation columns can be measured.')

@@ -48,7 +48,7 @@ RESULTS = {
 LONG = Experiment('', '', 'paper', None, Data('birds', 32), Optimizer(0.1), batch_size=4, epochs=10)
 NAMES = ('paper', 'ablated', 'wide', 'race')
 PAPERS = {'alexnet': Paper('alexnet', dict.fromkeys(NAMES, LONG), None, (TABLE, RACE), 'conv1', None,
-                           {name: f'{name} flies' for name in NAMES})}
+                           {name: f'{name} flies' for name in NAMES}, counts={})}
 
 
 def arm(name, rate, epochs_to, seed=0, epochs=40, seen=5000):
@@ -124,6 +124,16 @@ def test_the_changed_recipe_is_listed():
     text = shown(RESULTS | {'differences': {'model.dropout': [0.5, None], 'data.reflect': [True, False]}})
     assert ('Departs from the published recipe in 2 fields: model.dropout = none (published: 0.5); '
             'data.reflect = false (published: true).') in text
+
+
+def test_other_crops_are_no_departure_for_a_row_that_names_them():
+    results = RESULTS | {'differences': {'evaluation.crops': ['ten', 'dense'], 'evaluation.scales': [[], [256]]}}
+    assert report.DAGGER not in shown(results)
+    silent = dataclasses.replace(TABLE, rows=(dataclasses.replace(TABLE.rows[1], protocol=None),))
+    assert line(shown(results, [silent]), 'Net')[2] == '43.2 (+3.2)†'
+    assert '† A changed recipe: see below.' in shown(results, [silent])
+    changed = RESULTS | {'differences': results['differences'] | {'model.dropout': [0.5, None]}}
+    assert line(shown(changed), 'Net')[2] == '39.0 (-1.0)†'
 
 
 def test_crops_that_were_not_measured_are_not_replaced_by_others():
