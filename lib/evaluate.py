@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 
 from lib import mesh as meshes
-from lib.data import augment, batches
+from lib.data import augment, batches, crops
 from lib.data.sources import Split
-from lib.experiment import Data, Evaluation
+from lib.experiment import Crops, Data, Evaluation, require
 from lib.task import Params, Task
 
 
@@ -29,7 +29,7 @@ def evaluate(task: Task, params: Params, split: Split, statistics, data: Data, e
     """Counts the errors of a network. `each` is called with the number of examples seen after every batch.
 
     Raises:
-      UsageError: if `evaluation.crops` is dense and the network cannot read images of any size.
+      UsageError: as `require_possible` does.
     """
     found = probabilities(task, params, split, statistics, data, evaluation, mesh)
     return count(found, expected(split, evaluation), each)
@@ -38,7 +38,23 @@ def evaluate(task: Task, params: Params, split: Split, statistics, data: Data, e
 def probabilities(task: Task, params: Params, split: Split, statistics, data: Data, evaluation: Evaluation,
                   mesh) -> Iterator[tuple[jax.Array, jax.Array, jax.Array]]:
     """(probabilities [b, classes], labels [b], mask [b]) in batches over the examples of the split, each once and in
-    order; where the mask is False an example only fills a batch up. Arguments as in `evaluate`."""
+    order; where the mask is False an example only fills a batch up. Arguments and errors as in `evaluate`."""
+    require_possible(task, data, evaluation)
+    return _batches(task, params, split, statistics, data, evaluation, mesh)
+
+
+def require_possible(task: Task, data: Data, evaluation: Evaluation) -> None:
+    """Raises UsageError if `evaluation.crops` is dense and the network cannot read images of any size, or if
+    `evaluation.scales` has a side from which no crop can be cut."""
+    require('dense' not in evaluation.crops or task.dense is not None,
+            f'evaluation.crops={evaluation.crops} is for networks that read images of any size, and this one does not: '
+            'set it to centre, ten, twelve or fifty.')
+    smallest = min(evaluation.scales, default=data.image_size)
+    require(smallest >= data.image_size, f'evaluation.scales={list(evaluation.scales)} has a side below '
+                                         f'data.image_size={data.image_size}: set sides of at least that.')
+
+
+def _batches(task, params, split, statistics, data, evaluation, mesh):
     for batch in batches.evaluation(split, evaluation.batch_size, evaluation.examples):
         images, labels, mask = (jax.device_put(array, meshes.images(mesh)) for array in batch)
         yield _probabilities(task, data, evaluation.crops, evaluation.scales, params, images, statistics), labels, mask
@@ -63,11 +79,25 @@ def expected(split: Split, evaluation: Evaluation) -> int:
     return len(split) if evaluation.examples is None else min(evaluation.examples, len(split))
 
 
-@functools.partial(jax.jit, static_argnames=('task', 'data', 'crops', 'scales'))
-def _probabilities(task, data, crops, scales, params, images, statistics):
-    if crops == 'ten':
-        return jax.lax.map(lambda crop: task.predict(params, crop), augment.ten(images, statistics, data)).mean(0)
-    return task.predict(params, augment.centre(images, statistics, data))
+@functools.partial(jax.jit, static_argnames=('task', 'data', 'kind', 'scales'))
+def _probabilities(task, data, kind, scales, params, images, statistics):
+    """The mean of the probabilities of all views; means are subtracted before an image is resized, each at its place.
+    Stored images are resized as crops in training are."""
+    images = augment.centred(images, statistics, data) / data.pixel_scale
+    resized = [crops.resize(images, side) for side in scales] or [images]
+    return sum(_at_one_scale(task, kind, data.image_size, params, images) for images in resized) / len(resized)
+
+
+def _at_one_scale(task: Task, kind: Crops, size: int, params: Params, images: jax.Array) -> jax.Array:
+    if kind == 'dense_and_fifty':
+        return sum(_at_one_scale(task, one, size, params, images) for one in ('dense', 'fifty')) / 2
+    if kind == 'dense':
+        return jax.lax.map(lambda mirrored: task.dense(params, jnp.where(mirrored, images[:, :, ::-1], images)),
+                           jnp.array([False, True])).mean(0)
+    images, corners, mirrored = crops.views(images, kind, size)
+    if len(corners) == 1:
+        return task.predict(params, crops.view(images, corners[0], mirrored[0], size))
+    return jax.lax.map(lambda view: task.predict(params, crops.view(images, *view, size)), (corners, mirrored)).mean(0)
 
 
 @jax.jit

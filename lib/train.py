@@ -18,7 +18,7 @@ from lib import optimizers
 from lib.checkpoint import Checkpoints
 from lib.data import augment, batches
 from lib.data.sources import Split
-from lib.evaluate import evaluate
+from lib.evaluate import evaluate, require_possible
 from lib.experiment import Evaluation, Experiment, UsageError, in_words, require
 from lib.task import Params, Task
 
@@ -191,7 +191,8 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
 
     Raises:
       Interrupted: if `stop()` became true. The same call continues there.
-      UsageError: if the mesh does not divide the batch, or there are more classes than outputs.
+      UsageError: if the mesh does not divide the batch, the network cannot be judged as `experiment.evaluation` says,
+        or there are more classes than outputs.
       Diverged: if the loss is no longer a number.
     """
     if experiment.batch_size % mesh.shape['data'] or experiment.evaluation.batch_size % mesh.shape['data']:
@@ -200,6 +201,7 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
     if experiment.optimizer.update_batch and experiment.optimizer.update_batch % mesh.shape['data']:
         raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide optimizer.update_batch='
                          f'{experiment.optimizer.update_batch}: choose a mesh without it.')
+    require_possible(task, experiment.data, experiment.evaluation)
     labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
     if labels > outputs:
         raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '

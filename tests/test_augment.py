@@ -3,11 +3,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lib.data import affine, augment
+from lib.data import affine, augment, contrast, crops
 from lib.data.statistics import Statistics
 from lib.experiment import Data, UsageError
 
 KEY = jax.random.key(0)
+TRAIN, DEFORM = jax.jit(augment.train, static_argnames='data'), jax.jit(affine.deform, static_argnums=2)
 
 
 def statistics(height=6, width=6, mean=None):
@@ -34,16 +35,6 @@ def test_the_central_crop(images):
     expected = images[:, 1:4, 1:4].astype(np.float32) - found.mean[1:4, 1:4]     # 3 spare pixels: one before, two after
     np.testing.assert_allclose(augment.centre(images, found, Data('toy', 3)), expected)
     np.testing.assert_allclose(augment.train(KEY, images, found, Data('toy', 3)), expected)
-
-
-def test_ten_crops_by_hand(images):
-    found = statistics()
-    centred = images.astype(np.float32) - found.mean
-    five = [centred[:, :4, :4], centred[:, :4, 2:], centred[:, 2:, :4], centred[:, 2:, 2:], centred[:, 1:5, 1:5]]
-    expected = np.stack(five + [crop[:, :, ::-1] for crop in five]) / 2
-    crops = augment.ten(images, found, Data('toy', 4, pixel_scale=2.0))
-    assert crops.shape == (10, 5, 4, 4, 3)
-    np.testing.assert_allclose(crops, expected)
 
 
 def places(crops, centred, size):
@@ -123,69 +114,103 @@ def test_a_crop_that_does_not_fit_is_a_usage_error(images, size):
         augment.centre(images, statistics(), Data('toy', size))
 
 
-def gradient(side=9):
-    """An image whose value is a different linear function of row and column in each channel, so that interpolation is
-    exact within it."""
-    rows, columns = np.mgrid[:side, :side].astype(np.float32)
-    return np.stack([rows, columns, 3 * rows + 5 * columns], axis=2)
-
-
-def deformed(image, down=0.0, right=0.0, scale=0.0, squeeze=0.0, shear=0.0):
-    return np.asarray(affine._deform(jnp.asarray(image), jnp.array([down, right, scale, squeeze, shear])))
-
-
-def test_a_translation_moves_pixels_and_repeats_the_edge():
-    image = np.random.default_rng(0).normal(size=(6, 6, 3)).astype(np.float32)
-    found = deformed(image, down=2.0, right=-1.0)
-    np.testing.assert_allclose(found[2:, :5], image[:4, 1:], rtol=1e-6)
-    np.testing.assert_allclose(found[:2, :5], np.stack([image[0, 1:]] * 2), rtol=1e-6)
-    np.testing.assert_allclose(found[2:, 5], image[:4, 5], rtol=1e-6)
-    half = deformed(image, right=0.5)
-    np.testing.assert_allclose(half[:, 1:], (image[:, :-1] + image[:, 1:]) / 2, rtol=1e-4, atol=1e-6)
-
-
-@pytest.mark.parametrize('draw, source', [
-    ({'shear': 0.25}, lambda y, x: (y, x - 0.25 * y)),
-    ({'scale': 0.25}, lambda y, x: (y / 1.25, x / 1.25)),
-    ({'squeeze': 0.25}, lambda y, x: (y / 1.25, x * 1.25)),
-    ({'scale': 0.6, 'squeeze': 0.25, 'shear': -0.5, 'down': 0.5, 'right': 0.25},
-     lambda y, x: ((y - 0.5) / 2, (x - 0.25 + 0.5 * (y - 0.5) / 2) / (1.6 / 1.25)))])
-def test_a_deformation_by_hand(draw, source):
-    """Rows and columns counted from the centre, which stays where it is."""
-    y, x = np.mgrid[-4:5, -4:5].astype(float)
-    y, x = source(y, x)
-    expected = np.stack([4 + y, 4 + x, 32 + 3 * y + 5 * x], axis=2)
-    inside = (np.abs(y) <= 4) & (np.abs(x) <= 4)
-    assert inside.sum() > 50
-    np.testing.assert_allclose(deformed(gradient(), **draw)[inside], expected[inside], rtol=1e-5, atol=1e-4)
-
-
-def test_deformations_are_drawn_between_plus_and_minus_their_limits():
-    """Of one image a thousand times, near its centre, where no edge is seen."""
-    images = np.broadcast_to(gradient(33), (1000, 33, 33, 3))
-
-    def moved(limits):
-        changes = np.asarray(affine.deform(KEY, jnp.asarray(images), limits)) - images
-        return changes[:, 16, 16, :2], changes[:, 24, 16, :2], changes[:, 16, 24, :2]
-
-    centre, below, beside = moved((3.0, 0.0, 0.0, 0.0))
-    for axis in range(2):
-        assert -3 <= centre[:, axis].min() < -2.9 and 2.9 < centre[:, axis].max() <= 3
-    assert abs(np.corrcoef(centre.T)[0, 1]) < 0.1
-    np.testing.assert_allclose(below, centre, atol=1e-4)
-    centre, below, beside = moved((0.0, 0.25, 0.0, 0.0))
-    assert np.abs(centre).max() < 1e-4
-    np.testing.assert_allclose([below[:, 0].min(), below[:, 0].max()], [8 / 1.25 - 8, 8 / 0.75 - 8], atol=0.05)
-    centre, below, beside = moved((0.0, 0.0, 0.25, 0.0))
-    np.testing.assert_allclose([beside[:, 1].min(), beside[:, 1].max()], [-2, 2], atol=0.05)
-    centre, below, beside = moved((0.0, 0.0, 0.0, 0.25))
-    np.testing.assert_allclose([below[:, 1].min(), below[:, 1].max()], [-2, 2], atol=0.05)
-    np.testing.assert_allclose(beside, 0, atol=1e-4)
-
-
 def test_training_images_alone_are_deformed_less_their_mean(images):
     found, data = statistics(), Data('toy', 4, affine=(1.0, 0.1, 0.1, 0.2), pixel_scale=2.0)
     centred = images.astype(np.float32) - found.mean
-    expected = np.asarray(affine.deform(jax.random.fold_in(KEY, 3), jnp.asarray(centred), data.affine))
-    np.testing.assert_allclose(augment.train(KEY, images, found, data), expected[:, 1:5, 1:5] / 2, rtol=1e-5, atol=1e-4)
+    expected = np.asarray(DEFORM(jax.random.fold_in(KEY, 3), jnp.asarray(centred), data.affine))
+    np.testing.assert_allclose(TRAIN(KEY, images, found, data), expected[:, 1:5, 1:5] / 2, rtol=1e-5, atol=1e-4)
     np.testing.assert_array_equal(augment.centre(images, found, data), centred[:, 1:5, 1:5] / 2)
+
+
+def test_padding_is_zeros_around_what_has_lost_its_mean():
+    images = np.random.default_rng(0).integers(0, 256, (900, 4, 4, 3), dtype=np.uint8)
+    found, data = statistics(4, 4), Data('toy', 4, padding=1, crop='random', reflect=True)
+    padded = np.pad(images.astype(np.float32) - found.mean, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    assert len(set(places(np.asarray(TRAIN(KEY, images, found, data)), padded, 4))) == 3 * 3 * 2
+    np.testing.assert_array_equal(augment.centre(images, found, data), padded[:, 1:5, 1:5])
+
+
+def test_corners_and_centre_are_equally_likely():
+    images = np.random.default_rng(0).integers(0, 256, (1000, 6, 6, 3), dtype=np.uint8)
+    found, data = statistics(), Data('toy', 3, crop='corners', reflect=True)
+    chosen = places(np.asarray(TRAIN(KEY, images, found, data)), images.astype(np.float32) - found.mean, 3)
+    counts = {place: chosen.count(place) for place in set(chosen)}
+    assert {place[:2] for place in counts} == {(0, 0), (0, 3), (3, 0), (3, 3), (1, 1)}
+    assert len(counts) == 10
+    assert 70 < min(counts.values()) and max(counts.values()) < 130         # 100 expected, deviation 9.5
+
+
+@pytest.mark.parametrize('crop', ['scaled', 'area'])
+def test_a_resampled_crop_has_the_mean_of_its_own_place(crop):
+    """An image that is the mean image stays zero; the others are resampled as crops.boxes says."""
+    found, data = statistics(8, 8), Data('toy', 4, crop=crop, crop_scales=(4, 12), pixel_scale=2.0)
+    found = found._replace(mean=np.rint(found.mean))
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    images[3] = found.mean
+    seen = np.asarray(TRAIN(KEY, images, found, data))
+    np.testing.assert_allclose(seen[3], 0, atol=1e-4)
+    boxes = crops.boxes(jax.random.split(KEY, 3)[0], images, data)
+    expected = crops.resample(jnp.asarray(images - found.mean), *boxes, 4) / 2
+    np.testing.assert_allclose(seen, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize('changes', [{'contrast': 'global'}, {'contrast': 'local'}, {'whiten': True},
+                                     {'contrast': 'global', 'whiten': True}])
+def test_contrast_and_whitening_come_before_the_crop_everywhere(images, changes):
+    data = Data('toy', 4, pixel_scale=2.0, crop='random', **changes)
+    matrix = np.random.default_rng(3).normal(size=(108, 108)).astype(np.float32)
+    found = statistics()._replace(whitening=matrix + matrix.T)
+    whole = np.asarray(contrast.normalize(images, data.contrast)) - found.mean
+    if data.whiten:
+        whole = (whole.reshape(5, 108) @ found.whitening).reshape(whole.shape)
+    np.testing.assert_allclose(augment.centre(images, found, data), whole[:, 1:5, 1:5] / 2, rtol=1e-4, atol=0.1)
+    corners = np.asarray(crops.places(jax.random.split(KEY, 3)[0], images, data))
+    expected = np.stack([image[r:r + 4, c:c + 4] for image, (r, c) in zip(whole, corners)]) / 2
+    np.testing.assert_allclose(TRAIN(KEY, images, found, data), expected, rtol=1e-4, atol=0.1)
+
+
+def test_what_whitens_has_to_be_known(images):
+    with pytest.raises(UsageError, match='train it here'):
+        augment.centre(images, statistics(), Data('toy', 4, whiten=True))
+
+
+def test_colour_jitter_by_hand(monkeypatch):
+    """One grey pixel of 60 beside a coloured one, whose grey is 0.299 * 100 + 0.587 * 50 + 0.114 * 0 = 59.25."""
+    images = np.array([[[[60, 60, 60], [100, 50, 0]]]], np.uint8)
+    monkeypatch.setattr(jax.random, 'uniform', lambda *_, **__: jnp.array([1.2, 0.5, 1.5]).reshape(3, 1, 1, 1, 1))
+    pixels = np.array([[60, 60, 60], [100, 50, 0]]) * 1.2
+    mean = (60 + 59.25) / 2 * 1.2
+    pixels = mean + 0.5 * (pixels - mean)
+    grey = (pixels * [0.299, 0.587, 0.114]).sum(1, keepdims=True)
+    expected = grey + 1.5 * (pixels - grey)
+    np.testing.assert_allclose(augment.color_jitter(KEY, images, 0.5)[0, 0], expected, rtol=1e-5)
+
+
+def test_colour_jitter_draws_three_factors_an_image():
+    images = np.array([[[[100, 100, 100], [101, 99, 100]]]], np.uint8).repeat(2000, 0)
+    jittered = np.asarray(augment.color_jitter(KEY, images, 0.25))[:, 0]
+    brightness = jittered[:, 0, 0] / 100
+    colour = (jittered[:, 1, 0] - jittered[:, 1, 1]) / 2        # brightness * contrast * saturation
+    np.testing.assert_allclose([brightness.min(), brightness.max()], [0.75, 1.25], atol=0.01)
+    assert abs(np.corrcoef(brightness, colour / brightness)[0, 1]) < 0.1
+    np.testing.assert_allclose(np.var(colour / brightness), (1 + 0.25**2 / 3)**2 - 1, rtol=0.1)
+    assert jittered.min() >= 0 and np.asarray(augment.color_jitter(KEY, 2 * images, 0.5)).max() == 255
+
+
+@pytest.mark.parametrize('changes', [{}, {'affine': (1.0, 0.1, 0.1, 0.2)}, {'color_jitter': 0.3}])
+def test_each_draw_has_a_key_of_its_own(images, changes):
+    """Those of crop, reflection and noise are those of the runs whose results are committed."""
+    found, data = statistics(), Data('toy', 4, crop='random', reflect=True, color_noise=0.1, **changes)
+    whole, mean = jnp.asarray(images, jnp.float32), jnp.asarray(found.mean)
+    if data.color_jitter:
+        whole = augment.color_jitter(jax.random.fold_in(KEY, 4), images, 0.3)
+    whole = whole - mean
+    if data.affine:
+        whole = DEFORM(jax.random.fold_in(KEY, 3), whole, data.affine)
+    crop_key, mirror_key, color_key = jax.random.split(KEY, 3)
+    corners = jax.random.randint(crop_key, (5, 2), 0, jnp.array([2, 2]) + 1)
+    mirrored = jax.random.bernoulli(mirror_key, shape=(5, 1, 1, 1))[:, 0, 0, 0]
+    expected = np.stack([image[r:r + 4, c:c + 4][:, ::-1 if m else 1] for image, (r, c), m in
+                         zip(np.asarray(whole), corners, mirrored)])
+    expected += np.asarray(augment.color_noise(color_key, 5, found, data))[:, None, None]
+    np.testing.assert_allclose(TRAIN(KEY, images, found, data), expected, rtol=1e-5, atol=1e-4)

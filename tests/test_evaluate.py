@@ -1,14 +1,14 @@
-"""Every example once, ties and numbers that are none, crops averaged."""
+"""Every example once, ties and numbers that are none, crops and scales averaged."""
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from lib import mesh as meshes
-from lib.data import statistics
+from lib.data import augment, statistics
 from lib.data.sources import Split
-from lib.evaluate import evaluate, rank
-from lib.experiment import Data, Evaluation
+from lib.evaluate import evaluate, probabilities, rank
+from lib.experiment import Data, Evaluation, UsageError
 from lib.task import Task
 
 DATA = Data(source='test', image_size=4)
@@ -86,3 +86,62 @@ def test_ten_crops_average_the_softmax():
         errors = evaluate(Task(None, None, predict, None), {}, images, zero_mean(6), data,
                           Evaluation(batch_size=2, crops='ten'), mesh)
     assert errors.loss == pytest.approx(-np.log(own).mean(), rel=1e-5)
+
+
+def predict(params, images):
+    """Probabilities that differ from crop to crop and tell left from right."""
+    ramp = jnp.linspace(-1, 1, images.shape[1] * images.shape[2]).reshape(1, *images.shape[1:3], 1)
+    return jax.nn.softmax((images * ramp).mean((1, 2, 3))[:, None] / 20 * jnp.arange(10.0), -1)
+
+
+def dense(params, images):
+    return jax.nn.softmax(images[:, ::2, ::3, 1].mean((1, 2))[:, None] / 20 * jnp.arange(10.0) + images[:, :1, 1, 0])
+
+
+def seen(kind, scales=()):
+    """Means over a protocol's views, by explicit loops, of five images with a mean image; and what evaluation finds."""
+    images = np.random.default_rng(0).integers(0, 256, (5, 8, 8, 3), dtype=np.uint8)
+    known = zero_mean(8)._replace(mean=jnp.asarray(np.random.default_rng(1).uniform(0, 255, (8, 8, 3)), jnp.float32))
+    data, found = Data(source='test', image_size=4, pixel_scale=2.0), []
+    for side in scales or (8,):
+        whole = (images - known.mean) / 2
+        whole = whole if side == 8 else jax.image.resize(whole, (5, side, side, 3), 'linear')
+        place = [0, (side - 4) // 2, side - 4]
+        five = [(0, 0), (0, place[2]), (place[2], 0), (place[2], place[2]), (place[1], place[1])]
+        grid = [(top, left) for top in np.rint(np.linspace(0, side - 4, 5)).astype(int)
+                for left in np.rint(np.linspace(0, side - 4, 5)).astype(int)]
+        cut = {'centre': five[4:], 'ten': five, 'twelve': five, 'fifty': grid, 'dense': [], 'dense_and_fifty': grid}
+        views = [whole[:, top:top + 4, left:left + 4] for top, left in cut[kind]]
+        if kind == 'twelve':
+            views.append(jax.image.resize(whole, (5, 4, 4, 3), 'linear'))
+        views += [view[:, :, ::-1] for view in views] if kind != 'centre' else []
+        scores = [predict({}, view) for view in views]
+        everywhere = (dense({}, whole) + dense({}, whole[:, :, ::-1])) / 2
+        mean = sum(scores) / len(scores) if scores else everywhere
+        found.append((mean + everywhere) / 2 if kind == 'dense_and_fifty' else mean)
+    mesh = meshes.make('data:1')
+    split = Split('test', images, np.zeros(5, np.int32), tuple('abcdefghij'))
+    evaluation = Evaluation(batch_size=3, crops=kind, scales=scales)
+    task = Task(None, None, predict, None, dense=dense)
+    with jax.set_mesh(mesh):
+        batches = [scores[mask] for scores, _, mask in probabilities(task, {}, split, known, data, evaluation, mesh)]
+    return sum(found) / len(found), np.concatenate(batches)
+
+
+@pytest.mark.parametrize('kind, scales', [
+    ('centre', ()), ('centre', (6,)), ('ten', ()), ('twelve', ()), ('twelve', (4, 7)), ('fifty', ()), ('dense', ()),
+    ('dense', (6, 9)), ('dense_and_fifty', (6, 8, 11))])
+def test_views_and_scales_are_averaged(kind, scales):
+    expected, found = seen(kind, scales)
+    assert np.ptp(expected) > 0.01
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize('evaluation, words', [
+    (Evaluation(crops='dense'), 'evaluation.crops=dense is for networks that read images of any size'),
+    (Evaluation(crops='dense_and_fifty', scales=(8,)), 'set it to centre, ten, twelve or fifty'),
+    (Evaluation(scales=(8, 3)), r'evaluation.scales=\[8, 3\] has a side below data.image_size=4')])
+def test_what_cannot_be_judged_is_said_before_anything_is_compiled(evaluation, words, monkeypatch):
+    monkeypatch.setattr(augment, 'centred', None)
+    with pytest.raises(UsageError, match=words):
+        probabilities(wrong_at(1), {}, split(3), zero_mean(), DATA, evaluation, meshes.make('data:1'))

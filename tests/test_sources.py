@@ -432,6 +432,72 @@ def test_one_split_of_a_prepared_data_set(shuffled, tmp_path):
         np.testing.assert_array_equal(found.labels, expected.labels)
 
 
+def caltech(root, **changes):
+    """Images by class, of 10, 6 and 8: the data set and what 'folder' experiments say of it."""
+    names = [f'{kind}/{number}.png' for kind, count in (('cat', 10), ('dog', 6), ('owl', 8)) for number in range(count)]
+    return Data(folder(root / 'caltech', *names), 8, **{'train_split': 'all', 'validation_split': 'all', 'resize': 8,
+                                                        'train_per_class': 3, 'validation_per_class': 4} | changes)
+
+
+def values(split):
+    return split.images[:, 0, 0, 0].tolist()
+
+
+def counted(split):
+    return np.bincount(split.labels, minlength=3).tolist()
+
+
+def test_so_many_images_of_each_class_are_drawn_and_none_is_judged_that_was_trained_on(tmp_path):
+    train, validation = sources.load(caltech(tmp_path), None, tmp_path)
+    assert (counted(train), counted(validation)) == ([3, 3, 3], [4, 3, 4])
+    assert not set(values(train)) & set(values(validation))
+    whole, _ = sources.load(caltech(tmp_path, train_per_class=None, validation_per_class=None), None, tmp_path)
+    at = [values(whole).index(value) for value in values(train)]
+    assert at == sorted(at) and whole.labels[at].tolist() == train.labels.tolist()      # in the order of the split
+    assert train.name == 'folder:caltech all, 3 of each class, fold 0'
+    assert validation.name == 'folder:caltech all, 4 of each class, fold 0'
+
+
+def test_folds_draw_others_and_everything_is_drawn_some_time(tmp_path):
+    drawn = [tuple(values(sources.load(caltech(tmp_path, fold=fold), None, tmp_path)[0])) for fold in range(20)]
+    assert len(set(drawn)) == 20
+    assert set().union(*drawn) == set(range(24))
+    assert tuple(values(sources.load(caltech(tmp_path, fold=7), None, tmp_path)[0])) == drawn[7]
+
+
+@pytest.mark.parametrize('limits, counts', [
+    ((3, 4), ([3, 3, 3], [4, 3, 4])), ((3, None), ([3, 3, 3], [7, 3, 5])), ((None, 4), ([6, 2, 4], [4, 4, 4])),
+    ((None, None), ([10, 6, 8], [10, 6, 8]))])
+def test_one_split_alone_is_the_one_of_both(tmp_path, limits, counts):
+    data = caltech(tmp_path, train_per_class=limits[0], validation_per_class=limits[1], fold=1)
+    for wanted, expected, count in zip(('train', 'validation'), sources.load(data, None, tmp_path), counts):
+        found = sources.load_one(data, wanted, None, tmp_path)
+        assert (found.name, values(found)) == (expected.name, values(expected))
+        assert counted(found) == count
+
+
+def test_parts_and_other_splits_are_drawn_from_too(shuffled, tmp_path):
+    """Image i of 'toy' has the label i % 10, so that 0 and 10, 1 and 11 are of a class."""
+    part = {'train_per_class': 1, 'validation_per_class': 5}
+    train, validation = load(shuffled, tmp_path, train_split='train[1:12]', validation_split='train[:10]', **part)
+    assert {1, 11} & set(values(train)) and sorted(set(values(train)) - {1, 11}) == [2, 3, 4, 5, 6, 7, 8, 9, 10]
+    assert values(validation) == ([0] if 1 in values(train) else [0, 1])
+    train, validation = load(shuffled, tmp_path, validation_split='test', **part)
+    assert (len(train), values(validation)) == (10, [99])
+    data = Data('toy', 4, train_split='nothing', validation_split='train', **part)
+    assert len(sources.load_one(data, 'validation', str(shuffled), tmp_path)) == 12
+
+
+@pytest.mark.parametrize('changes, words', [
+    ({'train_per_class': 7}, ['data.train_per_class=7', 'folder:caltech all has only 6 images of dog']),
+    ({'train_split': 'all[:1]', 'validation_split': 'all[:1]', 'train_per_class': 1},
+     ['No image of folder:caltech all[:1] is left for data.validation_split'])])
+def test_a_class_with_too_few_images_is_named(tmp_path, changes, words):
+    with pytest.raises(UsageError) as error:
+        sources.load(caltech(tmp_path, **changes), None, tmp_path)
+    assert all(word in str(error.value) for word in words), error.value
+
+
 def test_tensorflow_is_not_imported(shuffled, tmp_path):
     """In a process where importing it fails even if it is installed, and whoever catches that is found out."""
     trap = tmp_path / 'trap' / 'tensorflow'

@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from lib.data import statistics
+from lib.data import contrast, statistics
 from lib.data.sources import Split
 from lib.experiment import Data, UsageError, override
 
@@ -177,4 +177,87 @@ def test_saved_statistics_that_cannot_be_read_are_a_usage_error(tmp_path, images
             arrays = dict(file)
         np.savez(path, **arrays | {'eigenvalues': arrays['eigenvalues'] + 1})
     with pytest.raises(UsageError, match=f'{path} is {"missing" if damage == "missing" else "damaged"}: start the run'):
+        statistics.load(path)
+
+
+def whitening(images, kind, bias=0.1):
+    """(the mean, and the matrix whose square is the inverse of the covariance of pixels with so much more variance),
+    by a singular value decomposition."""
+    flat = np.asarray(contrast.normalize(images, kind), np.float64).reshape(len(images), -1)
+    mean = flat.mean(0)
+    _, values, rows = np.linalg.svd(flat - mean)
+    variances = np.zeros(len(mean))
+    variances[:len(values)] = values**2 / len(flat)
+    return mean, rows.T @ np.diag((variances + bias)**-0.5) @ rows
+
+
+@pytest.mark.parametrize('kind', ['none', 'global', 'local'])
+def test_whitening_by_hand(tmp_path, images, kind, monkeypatch):
+    monkeypatch.setattr(statistics, 'WHITENED', 10)         # so that the images come in four pieces
+    found = statistics.compute(split(images), Data('toy', 4, contrast=kind, whiten=True, mean='channel'), tmp_path)
+    mean, matrix = whitening(images, kind)
+    np.testing.assert_allclose(found.mean.ravel(), mean, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(found.whitening, matrix, rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(found.eigenvalues, statistics.compute(split(images), DATA, tmp_path).eigenvalues)
+    assert {array.dtype for array in found} == {np.dtype(np.float32)}
+
+
+def test_whitened_pixels_are_uncorrelated(tmp_path):
+    """Their covariance is the identity where there is variance to speak of: v / (v + 0.1)."""
+    smooth = np.random.default_rng(0).integers(0, 90, (400, 3, 3, 3)).cumsum(axis=2).astype(np.uint8)
+    data = Data('toy', 3, contrast='global', whiten=True)
+    found = statistics.compute(split(smooth), data, tmp_path)
+    flat = np.asarray(contrast.normalize(smooth, 'global')).reshape(400, -1)
+    before = np.cov(flat.T, bias=True)
+    assert np.abs(np.corrcoef(flat.T) - np.eye(27)).max() > 0.5
+    after = np.linalg.eigvalsh(np.cov((flat - found.mean.ravel()) @ found.whitening, rowvar=False, bias=True))
+    values = np.maximum(np.linalg.eigvalsh(before), 0)
+    np.testing.assert_allclose(after, values / (values + 0.1), rtol=1e-3, atol=1e-3)
+    assert (after[1:] > 0.98).all() and after[0] < 0.01     # one direction, the mean of an image, has none
+    np.testing.assert_allclose(found.whitening, found.whitening.T, atol=1e-5)
+
+
+def test_contrast_without_whitening_leaves_no_mean_to_subtract(tmp_path, images):
+    found = statistics.compute(split(images), Data('toy', 4, contrast='global'), tmp_path)
+    np.testing.assert_array_equal(found.mean, np.zeros((5, 5, 3), np.float32))
+    assert found.whitening.shape == (0, 0)
+
+
+def test_each_preprocessing_has_a_file_of_its_own_that_is_read_again(tmp_path, images, computations):
+    settings = [DATA, Data('toy', 4, contrast='global', whiten=True), Data('toy', 4, whiten=True)]
+    first = [statistics.compute(split(images), data, tmp_path) for data in settings]
+    assert len(computations) == len(list((tmp_path / 'statistics').iterdir())) == 3
+    for data, expected in zip(settings, first):
+        for left, right in zip(statistics.compute(split(images), data, tmp_path), expected):
+            np.testing.assert_array_equal(left, right)
+    assert len(computations) == 3
+    statistics.save(tmp_path / 'run.npz', first[1])
+    np.testing.assert_array_equal(statistics.load(tmp_path / 'run.npz').whitening, first[1].whitening)
+
+
+def test_images_that_are_too_large_to_be_whitened(tmp_path):
+    large = split(np.zeros((2, 65, 65, 3), np.uint8))
+    with pytest.raises(UsageError, match='at most 64 pixels and these have 65: set data.resize=64'):
+        statistics.compute(large, Data('toy', 4, whiten=True), tmp_path)
+
+
+def test_a_file_from_before_there_was_whitening_is_read(tmp_path, images):
+    saved, path = statistics.compute(split(images), DATA, tmp_path), tmp_path / 'statistics.npz'
+    statistics.save(path, saved)
+    with np.load(path) as file:
+        arrays = dict(file)
+    del arrays['whitening']
+    np.savez(path, **arrays)
+    for left, right in zip(statistics.load(path), saved):
+        np.testing.assert_array_equal(left, right)
+
+
+def test_a_file_whose_whitening_was_lost_is_damaged(tmp_path, images):
+    path = tmp_path / 'statistics.npz'
+    statistics.save(path, statistics.compute(split(images), Data('toy', 4, whiten=True), tmp_path))
+    with np.load(path) as file:
+        arrays = dict(file)
+    del arrays['whitening']
+    np.savez(path, **arrays)
+    with pytest.raises(UsageError, match='is damaged'):
         statistics.load(path)

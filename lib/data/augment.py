@@ -1,4 +1,4 @@
-"""Crops, reflections and colour noise: from stored uint8 images to what the network sees.
+"""From stored uint8 images to what the network sees: their mean or contrast, deformations, crops, reflections, colours.
 
 Pure functions for the inside of a jitted step; `data` is static. Stored images and the mean image are [height, width],
 the result is `data.image_size` square: S below. Every pixel has the mean of its own place subtracted, and is divided by
@@ -7,38 +7,66 @@ the result is `data.image_size` square: S below. Every pixel has the mean of its
 import jax
 import jax.numpy as jnp
 
-from lib.data import affine
+from lib.data import affine, contrast, crops
 from lib.data.statistics import Statistics
-from lib.experiment import Data, UsageError
+from lib.experiment import Data, require
+
+LUMA = (0.299, 0.587, 0.114)    # of R, G and B in grey (ITU-R 601)
 
 
 def train(key: jax.Array, images: jax.Array, statistics: Statistics, data: Data) -> jax.Array:
     """uint8 [n, height, width, 3] -> float32 [n, S, S, 3], each image changed by its own draw.
 
-    `data.affine`: deformed, see lib/data/affine.py. `data.crop` 'random': a square at a place drawn from all there are
-    (33 x 33 for 224 of 256; the AlexNet paper counts 32 x 32), otherwise the central one. `data.reflect`: mirrored with
-    probability 1/2. `data.color_noise`: see below.
+    `data.color_jitter`: see below. `data.affine`: deformed, see lib/data/affine.py. `data.crop` 'random': a square at a
+    place drawn from all there are (33 x 33 for 224 of 256; the AlexNet paper counts 32 x 32); 'corners': at a corner or
+    the centre, five places (with reflection the ten sub-crops of the ZFNet paper, section 3); 'scaled' and 'area':
+    resampled, see crops.boxes; otherwise the central one. `data.reflect`: mirrored with probability 1/2.
+    `data.color_noise`: see below.
 
     Raises:
       UsageError: if the stored images are smaller than `data.image_size`.
     """
     crop_key, mirror_key, color_key = jax.random.split(key, 3)
-    affine_key = jax.random.fold_in(key, 3)
-    mean = statistics.mean
+    affine_key, jitter_key = (jax.random.fold_in(key, number) for number in (3, 4))     # 0 to 2 would repeat the others
+    resampled = data.crop in ('scaled', 'area')
+    whole = data.contrast != 'none' or data.whiten or data.affine or data.padding or resampled
+    if data.color_jitter:
+        images = color_jitter(jitter_key, images, data.color_jitter)
+    if whole:
+        images = centred(images, statistics, data)
     if data.affine:
-        images, mean = affine.deform(affine_key, images.astype(jnp.float32) - mean, data.affine), jnp.zeros_like(mean)
-    spare = _spare(images, data)
-    if data.crop == 'random':
-        corners = jax.random.randint(crop_key, (len(images), 2), 0, jnp.array(spare) + 1)
+        images = affine.deform(affine_key, images, data.affine)
+    if data.padding:
+        images = jnp.pad(images, ((0, 0), (data.padding, data.padding), (data.padding, data.padding), (0, 0)))
+    if resampled:
+        found = crops.resample(images, *crops.boxes(crop_key, images, data), data.image_size)
     else:
-        corners = jnp.tile(jnp.array(_centre(spare)), (len(images), 1))
-    crops = _crop(images, mean, corners, data)
+        corners = crops.places(crop_key, images, data)
+        found = crops.cut(images, corners, data.image_size)
+        if not whole:       # the mean is subtracted from pixels that are used, and from no others
+            mean = crops.cut(jnp.asarray(statistics.mean), corners, data.image_size)
+            found = found.astype(jnp.float32) - mean
     if data.reflect:
         mirrored = jax.random.bernoulli(mirror_key, shape=(len(images), 1, 1, 1))
-        crops = jnp.where(mirrored, crops[:, :, ::-1], crops)
+        found = jnp.where(mirrored, found[:, :, ::-1], found)
     if data.color_noise:
-        crops += color_noise(color_key, len(images), statistics, data)[:, None, None, :]
-    return crops / data.pixel_scale
+        found += color_noise(color_key, len(images), statistics, data)[:, None, None, :]
+    return found / data.pixel_scale
+
+
+def centred(images: jax.Array, statistics: Statistics, data: Data) -> jax.Array:
+    """[n, height, width, 3] in pixel units -> float32: with their contrast normalised, less the mean, whitened.
+
+    Raises:
+      UsageError: if they have to be whitened, and the statistics, being those of weights of others, cannot.
+    """
+    found = contrast.normalize(images, data.contrast) - statistics.mean
+    if data.whiten:
+        require(statistics.whitening.size > 0, 'This network reads whitened images, and its file does not hold what '
+                                               'whitens them: train it here, and name its --workdir.')
+        flat = found.reshape(len(found), -1)
+        found = jnp.matmul(flat, statistics.whitening, precision='highest').reshape(found.shape)
+    return found
 
 
 def color_noise(key: jax.Array, n: int, statistics: Statistics, data: Data) -> jax.Array:
@@ -53,41 +81,28 @@ def color_noise(key: jax.Array, n: int, statistics: Statistics, data: Data) -> j
     return (alpha * scale) @ jnp.asarray(statistics.eigenvectors).T
 
 
+def color_jitter(key: jax.Array, images: jax.Array, greatest: float) -> jax.Array:
+    """[n, height, width, 3] of 0 to 255 -> float32 of 0 to 255, each image with another brightness, contrast and
+    saturation (Howard 2013, "Some improvements", which GoogLeNet cites; neither says how great the changes are).
+
+    In this order, always: pixels are multiplied by a factor; their distance from the image's mean grey is; and their
+    distance from their own grey is. Each factor is drawn uniformly from 1 - `greatest` to 1 + `greatest`.
+    """
+    draws = jax.random.uniform(key, (3, len(images), 1, 1, 1), minval=1 - greatest, maxval=1 + greatest)
+    brightness, distance, saturation = draws
+
+    def grey(pixels: jax.Array) -> jax.Array:
+        return (pixels * jnp.array(LUMA)).sum(3, keepdims=True)
+
+    images = brightness * images
+    mean = grey(images).mean((1, 2), keepdims=True)
+    images = mean + distance * (images - mean)
+    return jnp.clip(grey(images) + saturation * (images - grey(images)), 0, 255)
+
+
 def centre(images: jax.Array, statistics: Statistics, data: Data) -> jax.Array:
     """uint8 [n, height, width, 3] -> float32 [n, S, S, 3], the central crop; half a pixel up and left where the spare
     pixels are odd. Raises UsageError as `train` does."""
-    corners = jnp.tile(jnp.array(_centre(_spare(images, data))), (len(images), 1))
-    return _crop(images, statistics.mean, corners, data) / data.pixel_scale
-
-
-def ten(images: jax.Array, statistics: Statistics, data: Data) -> jax.Array:
-    """uint8 [n, height, width, 3] -> float32 [10, n, S, S, 3] (AlexNet paper, section 4.1): top left, top right, bottom
-    left, bottom right and central crop, then their reflections in the same order. Raises UsageError as `train` does."""
-    down, right = spare = _spare(images, data)
-    corners = jnp.array([(0, 0), (0, right), (down, 0), (down, right), _centre(spare)])
-    crops = jax.vmap(lambda corner: _crop(images, statistics.mean, jnp.tile(corner, (len(images), 1)), data))(corners)
-    return jnp.concatenate([crops, crops[:, :, :, ::-1]]) / data.pixel_scale
-
-
-def _spare(images: jax.Array, data: Data) -> tuple[int, int]:
-    """Pixels that a crop leaves over, down and right."""
-    _, height, width, _ = images.shape
-    if not 1 <= data.image_size <= min(height, width):
-        raise UsageError(f'data.image_size={data.image_size} cannot be cut from stored images of {height}x{width} '
-                         f'pixels: set data.image_size to at most {min(height, width)}, or a larger data.resize.')
-    return height - data.image_size, width - data.image_size
-
-
-def _centre(spare: tuple[int, int]) -> tuple[int, int]:
-    return spare[0] // 2, spare[1] // 2
-
-
-def _crop(images: jax.Array, mean: jax.Array, corners: jax.Array, data: Data) -> jax.Array:
-    """float32 [n, S, S, 3]: from each image the square below and right of its corner, less the mean of those pixels."""
-    size = (data.image_size, data.image_size, 3)
-
-    def cut(image: jax.Array, corner: jax.Array) -> jax.Array:
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), size)
-
-    means = jax.vmap(cut, (None, 0))(jnp.asarray(mean), corners)
-    return jax.vmap(cut)(images, corners).astype(jnp.float32) - means
+    top, left = crops.centre(crops.spare(images, data.image_size))
+    found = centred(images, statistics, data)[:, top:top + data.image_size, left:left + data.image_size]
+    return found / data.pixel_scale

@@ -46,12 +46,18 @@ def load(data: Data, data_dir: str | None, cache_dir: Path) -> tuple[Split, Spli
     order of the files. Classes that are WordNet ids of ILSVRC-2012 get the labels 0 to 999 they have there, and the
     names of all 1,000 are in words.
 
+    With `data.train_per_class` so many images of each class are drawn from the training split, with
+    `data.validation_per_class` at most so many from the validation split. If both are parts of one split, no image is
+    in both: those to train on are drawn first or, if all are to be trained on, those of the validation split. Another
+    `data.fold` draws others; `load_one` draws the same (the Caltech protocol, section 5.2 of the ZFNet paper).
+
     A folder holds PATH/SPLIT/CLASS/*.jpg (or .jpeg, .png), or PATH/CLASS/*.jpg; then its one split is 'all'. Classes
     are the folders with images of all splits together, in the order of their names. The images of a split are in a
     random order that is always the same, so 'all[:1000]' is a random part of them.
 
     Raises:
-      UsageError: if the data set is not prepared, not readable or not of labelled images, or a split is not in it.
+      UsageError: if the data set is not prepared, not readable or not of labelled images, a split is not in it, or a
+        class has too few images.
     """
     train, validation = _load(data, ('train', 'validation'), data_dir, cache_dir)
     return train, validation
@@ -78,7 +84,7 @@ def _load(data: Data, which: tuple[str, ...], data_dir: str | None, cache_dir: P
     # All are looked at before any is read: decoding takes hours where a data set is large.
     parts = [_part(opened, getattr(data, f'{name}_split'), f'data.{name}_split') for name in which]
     read = functools.cache(opened.read)     # both may be parts of one split
-    return [_cut(*read(part.split), part, opened) for part in parts]
+    return [_cut(*read(part.split), part, opened, data, name) for name, part in zip(which, parts)]
 
 
 class _Digits:
@@ -299,12 +305,44 @@ def _part(opened: _Digits | _Prepared | _Folder, wanted: str, field: str) -> _Pa
     return _Part(wanted, split, start, stop)
 
 
-def _cut(images: np.ndarray, labels: np.ndarray, part: _Part, opened: _Digits | _Prepared | _Folder) -> Split:
-    images = images[part.start:part.stop]
+def _cut(images: np.ndarray, labels: np.ndarray, part: _Part, opened: _Digits | _Prepared | _Folder, data: Data,
+         which: str) -> Split:
+    at, words = _choose(labels, part, opened, data, which)
+    images = images[at]
     if images.nbytes <= packed.IN_MEMORY:
         images = np.array(images)
-    labels = labels[part.start:part.stop].astype(np.int32)
-    return Split(f'{opened.name} {part.wanted}', images, labels, opened.class_names)
+    return Split(f'{opened.name} {part.wanted}{words}', images, labels[at].astype(np.int32), opened.class_names)
+
+
+def _choose(labels: np.ndarray, part: _Part, opened: _Digits | _Prepared | _Folder, data: Data,
+            which: str) -> tuple[slice | np.ndarray, str]:
+    """Where the images of the training or the validation split (`which`) lie in their split, and how they were drawn,
+    in words."""
+    limit = getattr(data, f'{which}_per_class')
+    first = 'validation' if data.train_per_class is None else 'train'       # the other one gets the rest
+    limited_first = getattr(data, f'{first}_per_class')
+    wanted_first = getattr(data, f'{first}_split')
+    shared = which != first and limited_first is not None and wanted_first.partition('[')[0] == part.split
+    if limit is None and not shared:
+        return slice(part.start, part.stop), ''
+    order = np.random.Generator(np.random.PCG64(data.fold)).permutation(len(labels))
+    taken = _draw(order, labels, _part(opened, wanted_first, f'data.{first}_split'), limited_first) if shared else ()
+    found = _draw(order[~np.isin(order, taken)], labels, part, limit)
+    classes, counts = np.unique(labels[found], return_counts=True)
+    if not len(found):
+        raise UsageError(f'No image of {opened.name} {part.wanted} is left for data.{which}_split: choose other parts '
+                         f'or fewer images of each class.')
+    if which == 'train' and limit is not None and counts.min() < limit:
+        raise UsageError(f'data.train_per_class={limit}: {opened.name} {part.wanted} has only {counts.min()} images of '
+                         f'{opened.class_names[classes[counts.argmin()]]}: set at most that.')
+    return found, f', {f"{limit} of each class" if limit else "the rest"}, fold {data.fold}'
+
+
+def _draw(order: np.ndarray, labels: np.ndarray, part: _Part, limit: int | None) -> np.ndarray:
+    """The first so many images of each class in a part of a split, in that order, ascending."""
+    order = order[(order >= part.start) & (order < part.stop)]
+    own = [order[labels[order] == label][:limit] for label in np.unique(labels[order])]
+    return np.sort(np.concatenate([order[:0], *own]))
 
 
 def _store(cache_dir: Path, name: str, opened: _Prepared | _Folder, identity: str) -> Path:

@@ -1,4 +1,5 @@
-"""What augmentation needs to know of the training set: the mean of each pixel and the principal colours."""
+"""What augmentation needs to know of the training set: the mean of each pixel, the principal colours, and how its
+pixels are decorrelated."""
 import hashlib
 import json
 import os
@@ -9,20 +10,25 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from lib.data import contrast
 from lib.data.sources import Split
-from lib.experiment import Data, UsageError
+from lib.experiment import Data, UsageError, require
 
 CHUNK_BYTES = 2**21         # of uint8 images: their float64 copy then stays in the processor's cache
+WHITENED = 2000             # images whose pixels are correlated at once
 SAMPLE = 256                # images by which a cached file recognises its training set
+FILTER_BIAS = 0.1           # added to every variance before whitening divides by its root
+LARGEST = 64                # pixels a side of images that can be whitened: the matrix then has 151 million entries
 
 
 class Statistics(NamedTuple):
     """Of the stored training images, before any crop; pixel values are 0 to 255. All float32."""
-    mean: np.ndarray            # [size, size, 3]
+    mean: np.ndarray            # [size, size, 3], of the images after contrast normalisation
     eigenvalues: np.ndarray     # [3], of the covariance of R, G and B over all pixels, the greatest first
     eigenvectors: np.ndarray    # [3, 3], one a column; the component of greatest magnitude is positive
     whitening: np.ndarray = np.zeros((0, 0), np.float32)    # [d, d], symmetric, d = size * size * 3; [0, 0] for none
@@ -31,15 +37,21 @@ class Statistics(NamedTuple):
 def compute(train: Split, data: Data, cache_dir: Path) -> Statistics:
     """The mean image and the principal colours of the training split (AlexNet paper, sections 2 and 4.1).
 
-    With data.mean == 'channel' the mean is the same at every pixel, and with three numbers it is these; the colours are
-    always those of the training split. The result is kept in `cache_dir`/statistics and
-    read from there as long as the file is intact and was made from the same split.
+    With data.mean == 'channel' the mean is the same at every pixel, and with three numbers it is these; with
+    data.contrast it is 0, since an image's own is subtracted. With data.whiten it is the mean of each pixel over the
+    contrast-normalised images, whatever data.mean says. The colours are always those of the stored images. The result
+    is kept in `cache_dir`/statistics and read from there as long as the file is intact and was made from the same
+    split.
 
     Raises:
-      UsageError: if the cache directory cannot be written.
+      UsageError: if the cache directory cannot be written, or images are too large to be whitened.
     """
+    size = train.images.shape[1]
+    require(not data.whiten or size <= LARGEST, f'data.whiten is for images of at most {LARGEST} pixels and these have '
+                                                f'{size}: set data.resize={LARGEST}, or data.whiten=false.')
+    whitened = {'whitened': data.contrast} if data.whiten else {}
     key = json.dumps({'of': 'pixel mean, RGB covariance', 'split': train.name, 'shape': train.images.shape,
-                      'sample': _sample_digest(train.images)})
+                      'sample': _sample_digest(train.images)} | whitened)
     name = re.sub(r'[^\w.]+', '-', train.name).strip('-')
     path = cache_dir / 'statistics' / f'{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}.npz'
     statistics = _read(path, key)
@@ -47,7 +59,13 @@ def compute(train: Split, data: Data, cache_dir: Path) -> Statistics:
         if path.exists():
             print(f'{path} is damaged: computing the statistics again.', file=sys.stderr)
         statistics = _compute(train)
+        if data.whiten:
+            statistics = statistics._replace(**_whitening(train, data.contrast))
         _write(path, key, statistics)
+    if data.whiten:
+        return statistics
+    if data.contrast != 'none':
+        return statistics._replace(mean=np.zeros_like(statistics.mean))
     if data.mean == 'channel':
         return statistics._replace(mean=_everywhere(np.mean(statistics.mean, axis=(0, 1), dtype=np.float64),
                                                     statistics.mean.shape))
@@ -117,6 +135,22 @@ def _compute(train: Split) -> Statistics:
     return Statistics(*(a.astype(np.float32) for a in (mean, values, vectors * np.sign(largest))))
 
 
+def _whitening(train: Split, kind: str) -> dict[str, np.ndarray]:
+    """The mean of the training set after contrast normalisation and its ZCA matrix: with d = size * size * 3 and the
+    covariance of all pixels V diag(v) V^T, V diag(1 / sqrt(v + 0.1)) V^T, float32 [d, d] (as pylearn2's ZCA)."""
+    count, *shape = train.images.shape
+    normalize = jax.jit(lambda images: contrast.normalize(images, kind).reshape(len(images), -1))
+    total, moments = np.zeros(np.prod(shape)), np.zeros((np.prod(shape),) * 2)
+    for start in track(range(0, count, WHITENED), 'Covariance of pixels', console=Console(stderr=True), transient=True):
+        pixels = np.asarray(normalize(train.images[start:start + WHITENED]), np.float64)
+        total += pixels.sum(axis=0)
+        moments += pixels.T @ pixels
+    mean = total / count
+    values, vectors = np.linalg.eigh(moments / count - np.outer(mean, mean))
+    whitening = (vectors / np.sqrt(np.maximum(values, 0) + FILTER_BIAS)) @ vectors.T
+    return {'mean': mean.reshape(shape).astype(np.float32), 'whitening': whitening.astype(np.float32)}
+
+
 def _sample_digest(images: np.ndarray) -> str:
     at = np.linspace(0, len(images) - 1, min(len(images), SAMPLE)).astype(int)
     return hashlib.sha256(np.ascontiguousarray(images[at])).hexdigest()
@@ -130,7 +164,8 @@ def _read(path: Path, key: str) -> Statistics | None:
     """The file's statistics; None if it is missing, damaged or was written with another key."""
     try:
         with np.load(path) as file:
-            statistics = Statistics(file['mean'], file['eigenvalues'], file['eigenvectors'])
+            found = {name: file[name] for name in Statistics._fields if name in file or name != 'whitening'}
+            statistics = Statistics(**found)    # files from before there was whitening lack it
             if str(file['key']) == key and str(file['digest']) == _digest(statistics):
                 return statistics
     except (OSError, EOFError, KeyError, NotImplementedError, ValueError, zipfile.BadZipFile, zlib.error):
