@@ -222,7 +222,8 @@ class Comparison:
 
 
 DESCRIPTION = ('summary', 'source', 'published')
-NO_RECIPE = ('evaluation.batch_size', 'checkpoint.keep', 'checkpoint.minutes')      # they move no number
+# They move no number, or as much as chance does.
+NO_RECIPE = ('evaluation.batch_size', 'checkpoint.keep', 'checkpoint.minutes', 'seed')
 
 
 def fields(config: Any, prefix: str = '') -> dict[str, Any]:

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
+from lib import seeds
 from lib.experiment import UsageError, in_words
 
 DAGGER = '†'
@@ -287,7 +288,7 @@ def cell(results: dict[str, Any], table: Table, row: Row, i: int) -> tuple[str, 
         return f'-{DAGGER}', [f'{row.name}: not measured by this run with {how}.']
     reasons = unlike(results, table, row, column, error['seen'])
     dagger = DAGGER if reasons or _departures(results, row) else ''
-    return beside(error[column.metric], printed) + dagger, reasons
+    return beside(error[column.metric], printed, column.decimals) + dagger, reasons
 
 
 def _table(results: dict[str, Any], table: Table, experiments: set[str]) -> Sheet:
@@ -326,12 +327,13 @@ def printed(value: float | None, column: Column, row: Row) -> str:
     return (row.words or f'{value:{sign}.{column.decimals}f}') + (MEMORY if row.memory else '')
 
 
-def beside(ours: float | None, paper: float) -> str:
-    """Our error in %, and how much more than the paper's it is: '41.2 (+0.5)'."""
+def beside(ours: float | None, paper: float, decimals: int = 1) -> str:
+    """Our error in %, and how much more than the paper's it is: '41.2 (+0.5)'; with one decimal at least."""
     if ours is None or not math.isfinite(ours):
         return 'not a number'
-    difference = round(ours - paper, 1) + 0.0           # + 0.0: a rounded -0.04 is +0.0, not -0.0
-    return f'{ours:.1f} ({difference:+.1f})'
+    places = max(1, decimals)
+    difference = round(ours - paper, places) + 0.0      # + 0.0: a rounded -0.04 is +0.0, not -0.0
+    return f'{ours:.{places}f} ({difference:+.{places}f})'
 
 
 def number(value: float) -> str:
@@ -439,11 +441,13 @@ def measured(results: dict[str, Any]) -> Sheet:
     rows = tuple((error['split'], in_words(error['protocol']), *(_percent(error[m]) for m in METRICS),
                   _part(error['seen'], results['data'][f'{error["split"]}_examples'])) for error in results['errors'])
     header = ('split', 'protocol', 'top-1 %', 'top-5 %', 'examples')
-    return Sheet(f'Measured on {results["data"]["validation_name"]}', header, rows, (True,) * len(rows), ())
+    notes = tuple(f'Top-1, {in_words(error["protocol"])}: {seeds.spread(error)}.' for error in results['errors']
+                  if 'seeds' in results)
+    return Sheet(f'Measured on {results["data"]["validation_name"]}', header, rows, (True,) * len(rows), notes)
 
 
 def _percent(value: float | None) -> str:
-    return 'not a number' if value is None or not math.isfinite(value) else f'{value:.1f}'
+    return 'not a number' if value is None or not math.isfinite(value) else f'{value:.2f}'
 
 
 def _part(seen: int, examples: int) -> str:
@@ -461,12 +465,13 @@ def provenance(results: dict[str, Any]) -> list[str]:
                 *(f'Network: {member["origin"]}.' for member in results['members']),
                 f'Evaluation took {seconds:,.0f} s and at most {results["peak_memory_gib"]:.2f} GiB {where}', source]
     grid = entrants(results) if 'arms' in results else []
-    seeds = max((e.seeds for e in grid), default=1)
+    own = results.get('seeds', [results['seed']])
+    n = max((e.seeds for e in grid), default=len(own))
     length = (f'{len(results["arms"])} runs, {number(sum(arm["epochs"] for arm in results["arms"]))} epochs in all'
               if grid else f'{number(results["epochs"])} epochs, {results["steps"]:,} steps')
     lines = [f'Data: {data["train_examples"]:,} training examples ({data["name"]}), '
              f'{data["validation_examples"]:,} for validation ({data["validation_name"]}).',
-             f'Training: {length} of batch {results["batch_size"]}, seed {results["seed"]} (n = {seeds}).']
+             f'Training: {length} of batch {results["batch_size"]}, seed {", ".join(map(str, own))} (n = {n}).']
     if not grid:
         loss = results['training_loss']
         lines[-1] += (' Last training loss ' + ('not a number: training diverged.' if loss is None or
@@ -530,7 +535,8 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to:
                         epochs = {network['epochs'] for network in networks(results)}
                         yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),
                                       cell(results, table, row, i)[0],
-                                      ', '.join('unknown' if e is None else number(e) for e in epochs), 1)
+                                      ', '.join('unknown' if e is None else number(e) for e in epochs),
+                                      len(results.get('seeds', [0])))
 
 
 def committed(folder: Path, tables: Iterable[Table | Race]) -> str:
@@ -551,5 +557,16 @@ def committed(folder: Path, tables: Iterable[Table | Race]) -> str:
 
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
-    """The results committed in `folder`/results, by the name of their folder."""
-    return {path.parent.name: read(path) for path in sorted(Path(folder).glob('results/*/results.json'))}
+    """The results committed in `folder`/results, by the name of their folder, which has results.json, or a folder
+    seed-N for each of several runs, which become one result.
+
+    Raises:
+      UsageError: if one of them cannot be read, or the runs are not the same but for their seeds.
+    """
+    found = {}
+    for place in sorted(Path(folder).glob('results/*/')):
+        if runs := sorted(place.glob('seed-*/results.json')):
+            found[place.name] = seeds.together([read(path) for path in runs])
+        elif (place / 'results.json').exists():
+            found[place.name] = read(place / 'results.json')
+    return found

@@ -1,0 +1,44 @@
+"""Runs that differ in nothing but their seed, as one result: means, with what each of them gave."""
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from lib.experiment import UsageError
+
+SAME = ('paper', 'experiment', 'differences', 'batch_size', 'data', 'mesh', 'device', 'epochs', 'parameters')
+
+
+def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The results of several runs as one of the same form, in which `errors` and `training_loss` are means, `seconds` a
+    sum, and `seeds` is new; each error has `each`, the top-1 and top-5 errors of the runs in the order of their seeds.
+
+    Raises:
+      UsageError: if they differ in something else, or a seed stands twice.
+    """
+    runs = sorted(runs, key=lambda run: run['seed'])
+    first, seeds = runs[0], [run['seed'] for run in runs]
+    names = f'{first["paper"]} {first["experiment"]}, seeds {", ".join(map(str, seeds))}'
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f'The results of {names} have one seed twice: keep one of the two.')
+    for key in SAME:
+        if any(run[key] != first[key] for run in runs):
+            raise UsageError(f'The results of {names} cannot be averaged, since they differ in {key}: keep them in '
+                             'folders of their own.')
+    errors = []
+    for parts in zip(*(run['errors'] for run in runs), strict=True):
+        means = {key: statistics.fmean(part[key] for part in parts) for key in ('top1', 'top5', 'loss')}
+        errors.append(parts[0] | means | {'each': {key: [part[key] for part in parts] for key in ('top1', 'top5')}})
+    return first | {
+        'errors': errors, 'seeds': seeds, 'seconds': sum(run['seconds'] for run in runs),
+        'training_loss': statistics.fmean(run['training_loss'] for run in runs),
+        'peak_memory_gib': max(run['peak_memory_gib'] for run in runs),
+        'commit': ' and '.join(dict.fromkeys(run['commit'] for run in runs)),
+        'date': ' to '.join(dict.fromkeys((min(run['date'] for run in runs), max(run['date'] for run in runs)))),
+    }
+
+
+def spread(error: dict[str, Any]) -> str:
+    """What each of the seeds gave for top-1, and how far apart they are, in words."""
+    values = error['each']['top1']
+    return (f'{statistics.fmean(values):.2f} is the mean of {len(values)} seeds: '
+            f'{", ".join(f"{value:.2f}" for value in values)}; standard deviation {statistics.stdev(values):.2f}')

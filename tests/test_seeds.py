@@ -1,0 +1,43 @@
+"""Runs that differ in their seed become one result: means, and what each gave."""
+import json
+
+import pytest
+
+from lib import report, seeds
+from lib.experiment import UsageError
+from tests.test_report import RESULTS, TABLE
+
+
+def run(number, top1, **changes):
+    errors = [dict(error, top1=top1, top5=top1 / 10, loss=0.1) for error in RESULTS['errors']]
+    return RESULTS | {'seed': number, 'errors': errors, 'training_loss': top1 / 100, 'seconds': 5.0} | changes
+
+
+def test_errors_are_means_and_each_seed_is_told():
+    found = seeds.together([run(2, 3.0), run(0, 1.0), run(1, 2.6)])
+    assert found['seeds'] == [0, 1, 2] and found['seconds'] == 15
+    error = found['errors'][0]
+    assert error['top1'] == pytest.approx(2.2) and error['top5'] == pytest.approx(0.22)
+    assert error['each']['top1'] == [1.0, 2.6, 3.0]
+    assert seeds.spread(error) == '2.20 is the mean of 3 seeds: 1.00, 2.60, 3.00; standard deviation 1.06'
+
+
+@pytest.mark.parametrize('changes, sentence', [
+    ({'epochs': 3}, 'differ in epochs'), ({'differences': {'epochs': [90, 3]}}, 'differ in differences'),
+    ({'seed': 0}, 'one seed twice')])
+def test_runs_that_differ_in_more_are_refused(changes, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        seeds.together([run(0, 1.0), run(1, 2.0, **changes)])
+
+
+def test_folders_of_seeds_are_one_result_of_the_report(tmp_path):
+    for seed, top1 in ((0, 1.0), (1, 3.0)):
+        place = tmp_path / 'results' / 'plain' / f'seed-{seed}'
+        place.mkdir(parents=True)
+        (place / 'results.json').write_text(json.dumps(run(seed, top1)))
+    found = report.kept(tmp_path)
+    assert list(found) == ['plain']
+    first = next(report.findings(found['plain'], [TABLE], 'paper'))
+    assert first.seeds == 2 and first.ours.startswith('2.0 ')
+    assert 'n = 2' in ' '.join(report.provenance(found['plain']))
+    assert any('1.00, 3.00' in note for note in report.measured(found['plain']).notes)
