@@ -36,7 +36,7 @@ MODERN = dict(model__connections='full', model__subsampling='max', model__output
 EXPERIMENTS = {
     'paper': PAPER,
     'distortions': ablation('60,000 fresh distortions a pass: translated, scaled, squeezed, sheared',
-                            'Figure 9, LeNet-5 with distortions', 'distortions', data__affine=(2.0, 0.1, 0.1, 0.2)),
+                            'Figure 9, LeNet-5 with distortions', 'distortions', data__affine=(1.0, 0.1, 0.1, 0.2)),
     'scaled_init': ablation('initial weights of variance 1 / fan-in', 'appendix A, and Efficient BackProp 1998',
                             model__init='scaled'),
     'distances': ablation('penalties that are the squared distances themselves, as printed', 'equation 7',
