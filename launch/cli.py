@@ -1,7 +1,7 @@
 """What all commands share: flags and their errors, the console, the cache."""
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
@@ -9,6 +9,7 @@ from absl import flags, logging
 from rich.console import Console
 
 from lib.experiment import UsageError
+from lib.paper import Paper
 from lib.train import Interrupted
 
 FLAGS = flags.FLAGS
@@ -30,6 +31,27 @@ def parse_flags(argv: list[str]) -> list[str]:
     if rest[1:]:
         _fail(f'{rest[1]!r} is not a flag: flags begin with --, and --help lists them.')
     return rest
+
+
+def parse_after_name(argv: list[str]) -> list[str]:
+    """The same for a command whose first word is a name: takes it off the command line, and gives the flags to their
+    parser. The name, if there is one, comes second in the result."""
+    if argv[1:] and not argv[1].startswith('-'):
+        return [*parse_flags(argv[:1] + argv[2:]), argv[1]]
+    return parse_flags(argv)
+
+
+def named_paper(argv: list[str], papers: Mapping[str, Paper], example: str) -> Paper:
+    """The paper whose name comes second in `argv`.
+
+    Raises:
+      UsageError: if there is none; the sentence shows the command `example`, in which {} is a paper's name.
+    """
+    if argv[1:] == [] or argv[1] not in papers:
+        given = f'{argv[1]} is not a paper here' if argv[1:] else 'No paper is named'
+        raise UsageError(f'{given}: put its name first, as in python -m {example.format(next(iter(papers)))}; the '
+                         f'papers are: {", ".join(papers)}.')
+    return papers[argv[1]]
 
 
 def _fail(sentence: str) -> None:

@@ -129,20 +129,9 @@ def _numbers() -> list[int]:
         raise UsageError(f'--images={IMAGES.value}: write numbers of images, as in --images=[0,17].') from None
 
 
-def _paper(argv: list[str]) -> list[str]:
-    """Takes the paper's name off the command line, where it comes first, and gives the flags to their parser."""
-    if argv[1:] and not argv[1].startswith('-'):
-        return [*cli.parse_flags(argv[:1] + argv[2:]), argv[1]]
-    return cli.parse_flags(argv)
-
-
 def main(argv: list[str]) -> None:
-    if argv[1:] == [] or argv[1] not in PAPERS:
-        given = f'{argv[1]} is not a paper here' if argv[1:] else 'No paper is named'
-        raise UsageError(f'{given}: put its name first, as in python -m launch.visualize {next(iter(PAPERS))} --method='
-                         f'kernels; the papers are: {", ".join(PAPERS)}.')
-    visualize(PAPERS[argv[1]])
+    visualize(cli.named_paper(argv, PAPERS, 'launch.visualize {} --method=kernels'))
 
 
 if __name__ == '__main__':
-    app.run(lambda argv: cli.guarded(lambda: main(argv)), flags_parser=_paper)
+    app.run(lambda argv: cli.guarded(lambda: main(argv)), flags_parser=cli.parse_after_name)

@@ -92,6 +92,14 @@ class Geometry:
     training_only: Mapping[str, int]    # parameters of layers that evaluation leaves out: auxiliary classifiers
     total: int                          # of all parameters
 
+    def __getitem__(self, name: str) -> Layer:
+        """The layer of that name.
+
+        Raises:
+          KeyError: if there is none.
+        """
+        return {layer.name: layer for layer in self.layers}[name]
+
     @property
     def parameters(self) -> dict[str, int]:
         """{layer: weights and biases} of the layers that have any."""

@@ -1,9 +1,11 @@
 """What a paper is to the launch scripts: its name, experiments, network and tables."""
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from lib import report
 from lib.experiment import Comparison, Experiment, UsageError, override
+from lib.geometry import Geometry
 from lib.importers import Saved
 from lib.task import Params, Task
 
@@ -18,6 +20,17 @@ class Counts:
     multiply_adds: int                                  # of all convolutions and fully connected layers, forward
     receptive_field: int                                # pixels a side that the last maps see, border included
 
+    def departures(self, built: Geometry) -> dict[str, tuple[Any, Any]]:
+        """Where a network that was built departs from these counts: {what: (published, built)}, None for what one of
+        them has not. Layers of which this knows neither size nor parameters are left out."""
+        sizes, parameters = built.sizes, built.parameters
+        pairs = {f'{layer}: size': (self.sizes.get(layer), sizes.get(layer)) for layer in self.sizes}
+        pairs |= {f'{layer}: parameters': (self.parameters.get(layer), parameters.get(layer))
+                  for layer in {**self.parameters, **parameters}}
+        pairs |= {name: (getattr(self, name), getattr(built, name))
+                  for name in ('total', 'multiply_adds', 'receptive_field')}
+        return {what: pair for what, pair in pairs.items() if pair[0] != pair[1]}
+
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
@@ -30,6 +43,8 @@ class Paper:
     convert: Callable[[Saved], tuple[str, Experiment, Params]]      # weights that others have published
     seen: Mapping[str, str]     # of every experiment, what has been seen to hold short of the paper's number
     counts: Mapping[str, Counts]    # of the published networks, by their experiment
+    lessons: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
+    # what to know of a layer of this paper only: {experiment: {layer: sentences}}
 
     def choose(self, name: str, assignments: Sequence[str]) -> Experiment | Comparison:
         """An experiment by name, with the assignments of `--set` made in it.

@@ -54,6 +54,13 @@ CONV1_NEURONS = 290_400
 
 COUNTS = {'paper': Counts('AlexNet, 224x224x3', PARAMETERS, TOTAL, SIZES, MULTIPLY_ADDS, receptive_field=195)}
 
+# For `python -m launch.inspect alexnet --explain=conv1`.
+LESSONS = {
+    'conv1': '224 or 227? 224 is the original: cuda-convnet rounds up, and the last of 55 windows overhangs by 3 '
+             "pixels of zeros at the right and bottom. 227 pixels, which need no overhang, are Caffe's; 224 with a "
+             "border of 2, rounded down, torchvision's. All three give 55 places.",
+}
+
 # Parameters of the variants: one tower without groups; half the kernels in conv1 to conv4 on one GPU, the net that the
 # footnote of section 3.2 compares with (conv5 and the fully connected layers keep their size).
 VARIANT_TOTALS = {

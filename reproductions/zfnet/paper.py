@@ -62,6 +62,12 @@ TOTALS = {
 }
 TWO_GROUPS_TOTAL = 60_965_224           # of Krizhevsky's own network on two GPUs
 
+# For `python -m launch.inspect zfnet --explain=conv1`.
+LESSONS = {
+    'conv1': 'Fewer parameters than in AlexNet, 14,208 against 34,944, but in this layer only: no other has fewer than '
+             'its counterpart there, and in all there are 62,357,608 against 60,965,224.',
+}
+
 COUNTS = {
     'paper': Counts('ZFNet, 224x224x3', PARAMETERS, TOTALS['paper'], SIZES, 1_168_032_896, receptive_field=171),
     'krizhevsky': Counts('Krizhevsky on one GPU, 224x224x3', KRIZHEVSKY_PARAMETERS, TOTALS['krizhevsky'],
