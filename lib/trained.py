@@ -159,7 +159,8 @@ def beginning(network: Trained, task: Task, experiment: Experiment) -> tuple[Par
                          f'which now names {network.origin}.')
     shapes = jax.eval_shape(task.init, jax.random.key(0))
     size = experiment.data.image_size
-    last = list(jax.eval_shape(task.activations, shapes, jax.ShapeDtypeStruct((1, size, size, 3), np.float32)))[-1]
+    outputs = jax.eval_shape(task.activations, shapes, jax.ShapeDtypeStruct((1, size, size, 3), np.float32))
+    last = [layer for layer in outputs if layer in shapes][-1]      # pooling may follow it
     chosen = shapes if experiment.starts_with is None else experiment.starts_with
     missing = [layer for layer in experiment.starts_with or () if layer not in shapes or layer not in network.params]
     require(not missing, f'starts_with names {", ".join(missing)}: name layers that are both here and in '

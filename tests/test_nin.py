@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from lib import optimizers
+from lib import optimizers, trained
 from lib.experiment import UsageError, diff
 from lib.optimizers import learning_rate
 from lib.task import count
@@ -207,6 +207,14 @@ def test_dropout_only_in_training_and_its_rate_is_the_models():
               for layer, values in params.items()}
     np.testing.assert_allclose(task.predict(params, x), plain.predict(halved, x), rtol=1e-5)
     assert plain.loss(params, x, labels, jax.random.key(0))[0] == plain.loss(params, x, labels, jax.random.key(1))[0]
+
+
+def test_other_classes_begin_with_all_layers_but_the_one_that_makes_their_maps():
+    """It is not the last of the network: pooling follows."""
+    start, wanted = build(PAPER).init(jax.random.key(0)), EXPERIMENTS['cifar100']
+    source = trained.Trained('paper', PAPER, build(PAPER), start, None, 'a run', None, None, None, None)
+    taken, new, left = trained.beginning(source, build(wanted), wanted)
+    assert new == ['cccp6'] and left == [] and set(taken) == set(start) - {'cccp6'}
 
 
 @pytest.mark.parametrize('make, sentence', [
