@@ -1,4 +1,11 @@
 """Every paper in this repository by its name, for the commands that work with any of them."""
-from launch import alexnet, googlenet, nin, vgg
+from launch import alexnet, googlenet, lenet5, nin, vgg, zfnet
 
-PAPERS = {'alexnet': alexnet.PAPER, 'googlenet': googlenet.PAPER, 'nin': nin.PAPER, 'vgg': vgg.PAPER}
+PAPERS = {
+    'lenet5': lenet5.PAPER,
+    'alexnet': alexnet.PAPER,
+    'zfnet': zfnet.PAPER,
+    'nin': nin.PAPER,
+    'vgg': vgg.PAPER,
+    'googlenet': googlenet.PAPER,
+}
