@@ -233,6 +233,7 @@ def test_a_border_is_black_pixels_around_every_image(tmp_path, kind):
                      'folder': (f'folder:{tmp_path / "few"}', 'all')}[kind]
     splits = {'resize': 8, 'image_size': 8, 'train_split': split, 'validation_split': split}
     plain, _ = load(tmp_path, tmp_path, source, **splits)
+    load(tmp_path, tmp_path, source, **splits | {'resize': 12})     # of the same size without a border
     train, _ = load(tmp_path, tmp_path, source, **splits | {'border': 2, 'image_size': 12})
     assert train.images.shape == (len(plain), 12, 12, 3)
     np.testing.assert_array_equal(train.images[:, 2:-2, 2:-2], plain.images)
