@@ -115,11 +115,11 @@ def test_the_recipe_is_that_of_section_3():
 
 
 def test_initial_weights():
-    for name, deviation in (('A', 0.1), ('A_small_weights', 0.01), ('C', 0.1)):
-        params = begin_with(EXPERIMENTS[name], widths=(16,) * 5, fc_width=64)
-        for layer, values in params.items():
-            assert not np.any(values['bias']), layer
-            assert abs(float(values['kernel'].std()) / deviation - 1) < 0.2, layer
+    for layer, values in begin_with(EXPERIMENTS['A'], widths=(16,) * 5, fc_width=64).items():
+        assert not np.any(values['bias']), layer
+        assert abs(float(values['kernel'].std()) / 0.1 - 1) < 0.2, layer
+    assert {EXPERIMENTS[name].model.deviation for name in ('A', 'A_LRN', 'B', 'B_5x5', 'C', 'paper', 'E')} == {0.1}
+    assert EXPERIMENTS['A_small_weights'].model.deviation == 0.01
     params = begin_with(EXPERIMENTS['A_glorot'], widths=(16,) * 5, fc_width=64)
     assert not any(np.any(values['bias']) for values in params.values())
     for layer, fans in (('conv1_1', 9 * (3 + 16)), ('conv3_2', 9 * (16 + 16)), ('fc6', 16 + 64), ('fc8', 64 + 10)):
@@ -137,7 +137,8 @@ def test_glorots_fans_of_a_rectangular_layer():
 
 def source(name):
     experiment = small(EXPERIMENTS[name])
-    params = jax.device_get(begin_with(EXPERIMENTS[name]))
+    rng = np.random.default_rng(0)
+    params = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32), shapes(experiment))
     nothing = Statistics(*(np.zeros(0, np.float32),) * len(Statistics._fields))
     return Trained(name, experiment, build(experiment), params, nothing, f'a run of {name}', None, 0, 0.0, None)
 
