@@ -34,7 +34,8 @@ def metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def training_curve(metrics_path: Path, output_png: Path) -> None:
-    """Draws training loss, and error on training batches and at every evaluation with one crop, against epochs.
+    """Draws training loss, and error on training batches and at every evaluation with one crop, against epochs. Where
+    the last error is small, what lies above five times it is cut off.
 
     Args:
       metrics_path: a metrics.jsonl; errors in %.
@@ -64,7 +65,8 @@ def training_curve(metrics_path: Path, output_png: Path) -> None:
             ends += [(values[-1], f'{name}, {report.METRICS[key]}', colour)] if len(values) else []
     left.set_title('Training loss', loc='left')
     right.set_title('Error, %', loc='left')
-    right.set_ylim(0, 100)
+    last = max((value for value, *_ in ends if math.isfinite(value)), default=100)
+    right.set_ylim(0, 100 if last > 10 else max(1, 5 * last))
     left.set_ylim(bottom=0)
     _name_ends(right, ends)
     for axes in (left, right):

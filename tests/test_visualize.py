@@ -60,6 +60,15 @@ def test_colour_share_of_grey_coloured_and_random_kernels():
     assert abs(random.mean() - kernels.RANDOM) < 0.002 and (random > 0.5).mean() > 0.99
 
 
+def test_kernels_of_one_channel_are_grey_and_have_no_colour(tmp_path):
+    weights = np.random.default_rng(0).standard_normal((5, 5, 1, 6))
+    assert 'no colour' in kernels.statement(kernels.measure(weights))
+    kernels.draw(weights, 1, 'Kernels', [], tmp_path / 'kernels.png')
+    drawn = image.imread(tmp_path / 'kernels.png')[..., :3]
+    assert np.ptp(drawn, axis=2).max() < 0.01
+
+
+
 def test_colour_is_counted_by_group_and_said_beside_that_of_random_kernels():
     rng = np.random.default_rng(0)
     weights = rng.normal(size=(5, 5, 3, 6))

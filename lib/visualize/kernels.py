@@ -12,10 +12,11 @@ COLUMNS, SIDE, GAP = 16, 66, 4
 
 
 def measure(kernels: np.ndarray, groups: int = 1) -> dict[str, Any]:
-    """Colour shares by group: {'random', 'groups': [{'kernels', 'mean', 'median', 'above_half', 'shares'}, ...]}.
+    """Colour shares by group: {'channels', 'random', 'groups': [{'kernels', 'mean', 'median', 'above_half', 'shares'},
+    ...]}; kernels of one channel have none.
 
     Args:
-      kernels: [height, width, 3, n].
+      kernels: [height, width, 3 or 1, n].
       groups: of n / groups kernels each, one after the other.
 
     Raises:
@@ -26,7 +27,7 @@ def measure(kernels: np.ndarray, groups: int = 1) -> dict[str, Any]:
         shares = colour_share(part)
         found.append({'kernels': len(shares), 'mean': float(shares.mean()), 'median': float(np.median(shares)),
                       'above_half': int((shares > 0.5).sum()), 'shares': shares.tolist()})
-    return {'random': RANDOM, 'groups': found}
+    return {'channels': kernels.shape[2], 'random': RANDOM, 'groups': found}
 
 
 def colour_share(kernels: np.ndarray) -> np.ndarray:
@@ -42,6 +43,8 @@ def colour_share(kernels: np.ndarray) -> np.ndarray:
 
 
 def statement(found: dict[str, Any]) -> str:
+    if found['channels'] == 1:
+        return 'The kernels read one channel and have no colour.'
     groups = '; '.join(f'{_name(found, i)}mean {group["mean"]:.2f}, median {group["median"]:.2f}, '
                        f'{group["above_half"]} of {group["kernels"]} kernels above 1/2'
                        for i, group in enumerate(found['groups']))
@@ -50,8 +53,8 @@ def statement(found: dict[str, Any]) -> str:
 
 
 def draw(kernels: np.ndarray, groups: int, title: str, lines: Sequence[str], path: Path) -> None:
-    """Draws the kernels [height, width, 3, n], 16 a row, with the shares of `measure` over each group. Each has its own
-    scale: zero is mid-grey, its largest absolute weight black or white.
+    """Draws the kernels [height, width, 3 or 1, n], 16 a row, with the shares of `measure` over each group. Each has
+    its own scale: zero is mid-grey, its largest absolute weight black or white.
 
     Raises:
       ValueError: if `groups` does not divide n.
@@ -64,8 +67,11 @@ def draw(kernels: np.ndarray, groups: int, title: str, lines: Sequence[str], pat
     sheet = Sheet(columns * wide - GAP, len(parts) * (rows * tall + 44) - 18, title, lines)
     for i, (part, group) in enumerate(zip(parts, found['groups'])):
         top = sheet.top + i * (rows * tall + 44)
-        text = f'{_name(found, i)}colour share mean {group["mean"]:.2f}, median {group["median"]:.2f}, ' \
-               f'above 1/2: {group["above_half"]} of {group["kernels"]} (random weights: {found["random"]:.2f})'
+        if found['channels'] == 1:
+            text = f'{_name(found, i)}{group["kernels"]} kernels of one channel'
+        else:
+            text = f'{_name(found, i)}colour share mean {group["mean"]:.2f}, median {group["median"]:.2f}, ' \
+                   f'above 1/2: {group["above_half"]} of {group["kernels"]} (random weights: {found["random"]:.2f})'
         sheet.text(MARGIN, top, text, sheet.width - 2 * MARGIN, color=GREY)
         for k, picture in enumerate(_pictures(part)):
             x, y = MARGIN + k % columns * wide, top + 24 + k // columns * tall
@@ -74,7 +80,8 @@ def draw(kernels: np.ndarray, groups: int, title: str, lines: Sequence[str], pat
 
 
 def _pictures(kernels: np.ndarray) -> np.ndarray:
-    """[n, height, width, 3], 0 to 1."""
+    """[n, height, width, 3], 0 to 1; one channel is grey."""
+    kernels = kernels.repeat(3, axis=2) if kernels.shape[2] == 1 else kernels
     largest = np.abs(kernels).max(axis=(0, 1, 2))
     return np.moveaxis(0.5 + 0.5 * kernels / np.maximum(largest, np.finfo(np.float32).tiny), -1, 0)
 
