@@ -1,4 +1,4 @@
-"""The generated blocks of the READMEs: committed results beside the papers' tables, and the table of all claims.
+"""The generated blocks of the READMEs: committed results beside the papers' tables, all claims, all networks.
 
 A block lies between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib import report
-from lib.experiment import UsageError
+from lib import geometry, report
+from lib.experiment import UsageError, in_words
 from lib.paper import Paper
 from lib.report import DAGGER, Race, Row, Table
 
@@ -50,19 +50,21 @@ def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
     """Every README of the repository with its generated blocks written anew: {path: text}.
 
     In reproductions/PAPER/README.md the block NAME reports results/NAME/results.json, and `claims` lists every number
-    of the paper; the README at the top has one block, `headline`: all committed results in one table.
+    of the paper; the README at the top has the blocks `networks`, what each published network counts and errs, and
+    `headline`: all committed results in one table.
 
     Args:
       root: of the repository.
       papers: by the name of their folder under reproductions.
 
     Raises:
-      UsageError: if a block has no end, or its results are missing or broken.
+      UsageError: if a block has no end, its results are missing or broken, or a network as built has not the counts of
+        its paper.
     """
     texts = {}
-    top = root / 'README.md'
+    top, blocks = root / 'README.md', {'headline': _headline, 'networks': _networks}
     if top.exists():
-        texts[top] = _fill(top, lambda name: _headline(root, papers) if name == 'headline' else None)
+        texts[top] = _fill(top, lambda name: blocks[name](root, papers) if name in blocks else None)
     for folder, paper in papers.items():
         path = root / 'reproductions' / folder / 'README.md'
         if path.exists():
@@ -107,6 +109,40 @@ def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
                                     f'[{name}](reproductions/{folder}/README.md)')))
     footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
     return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')
+
+
+def _networks(root: Path, papers: Mapping[str, Paper]) -> str:
+    lines = [_line(('network', 'parameters', 'multiply-adds', 'receptive field', 'top-1, paper', 'top-5, paper',
+                    'where and how', 'ours (ours - paper)', 'seen short of that')),
+             _line(['---', '---:', '---:', '---:', '---:', '---:', '---', '---', '---'])]
+    for folder, paper in papers.items():
+        kept = report.kept(root / 'reproductions' / folder)
+        for name, counts in paper.counts.items():
+            experiment = paper.experiments[name]
+            built = geometry.measure(paper.build(experiment), experiment.data.image_size)
+            if departures := counts.departures(built):
+                raise UsageError(f'{folder} {name} is not built as its counts say ({", ".join(departures)}): see '
+                                 f'python -m launch.inspect {folder} --experiment={name}.')
+            found = report.first_row(paper.tables, name)
+            ours = [f'[{run}](reproductions/{folder}/README.md#{run}): ' + _escape(text)
+                    for run, results in kept.items() if (text := report.measured_of(results, name, found))]
+            lines.append(_line((
+                f'[{_escape(counts.network)}](reproductions/{folder}/README.md)', f'{built.total:,}',
+                f'{built.multiply_adds:,}', str(built.receptive_field), *map(_escape, _printed(found)),
+                '; '.join(ours) or 'not run', _escape(paper.seen[name].removesuffix(': see below')))))
+    footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
+    return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')
+
+
+def _printed(found: tuple[Table, Row, dict[str, int]] | None) -> tuple[str, str, str]:
+    """Top-1 and top-5 error of a row as the paper printed them, and which row it is."""
+    if found is None:
+        return '-', '-', 'none printed'
+    table, row, columns = found
+    errors = (report.printed(row.values[columns[metric]], table.columns[columns[metric]], row) if metric in columns
+              else '-' for metric in report.METRICS)
+    how = f': {in_words(row.protocol)}' if row.protocol else ''
+    return *errors, f'{table.title}, {row.name} ({table.data}){how}'
 
 
 def _claims(folder: Path, paper: Paper) -> str:

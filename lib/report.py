@@ -231,14 +231,14 @@ def unlike(results: dict[str, Any], table: Table, row: Row, column: Column, seen
     """Why a number of this run is not the quantity that the paper printed in a column, one sentence each; the
     differences from the published recipe, which `recipe` lists, left out."""
     name, reasons = results['data']['name' if column.split == 'train' else 'validation_name'], []
+    examples = table.train_examples if column.split == 'train' else table.examples
     if not _same_data(results, table):
         reasons.append(f'Other data: {seen:,} examples of {name} are not {table.data}.')
     elif column.split == 'test' and not re.search(r'\btest\b', name):
         reasons.append(f'Other split: the paper measured on the test set, this run on {name}.')
-    elif table.examples not in (None, seen):
-        reasons.append(f'Fewer examples: the paper evaluated {table.examples:,}, this run {seen:,}.'
-                       if seen < table.examples else
-                       f'More examples: the paper evaluated {table.examples:,}, this run {seen:,}.')
+    elif examples not in (None, seen):
+        reasons.append(f'Fewer examples: the paper evaluated {examples:,}, this run {seen:,}.' if seen < examples else
+                       f'More examples: the paper evaluated {examples:,}, this run {seen:,}.')
     for network in networks(results):
         if row.parameters not in (None, network['parameters']):
             reasons.append(f'Another network: {network["parameters"]:,} parameters, {row.parameters:,} in the paper.')
@@ -537,6 +537,32 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to:
                                       cell(results, table, row, i)[0],
                                       ', '.join('unknown' if e is None else number(e) for e in epochs),
                                       len(results.get('seeds', [0])))
+
+
+def first_row(tables: Iterable[Table | Race], experiment: str) -> tuple[Table, Row, dict[str, int]] | None:
+    """The first row that prints errors of an experiment itself on images that it was not trained on, its table, and by
+    metric the first column with one. None if there is no such row."""
+    for table in tables:
+        for row in () if isinstance(table, Race) else table.rows:
+            columns: dict[str, int] = {}
+            for i, column in enumerate(table.columns):
+                if column.split != 'train' and row.values[i] is not None:
+                    columns.setdefault(column.metric, i)
+            if row.experiment == experiment and not row.minus and columns:
+                return table, row, columns
+    return None
+
+
+def measured_of(results: dict[str, Any], experiment: str, found: tuple[Table, Row, dict[str, int]] | None) -> str:
+    """Errors of a run beside those of a row that `first_row` found, or without one as they are; '' if the run is not
+    of that experiment, or of several networks."""
+    if 'arms' in results or len(networks(results)) > 1 or networks(results)[0]['experiment'] != experiment:
+        return ''
+    if found is None:
+        error, dagger = results['errors'][0], DAGGER * bool(results['differences'])
+        return ', '.join(f'{METRICS[metric]} {_percent(error[metric])}{dagger}' for metric in METRICS)
+    table, row, columns = found
+    return ', '.join(f'{METRICS[metric]} {cell(results, table, row, i)[0]}' for metric, i in columns.items())
 
 
 def committed(folder: Path, tables: Iterable[Table | Race]) -> str:
