@@ -90,7 +90,10 @@ def _fill(path: Path, content: Callable[[str], str | None]) -> str:
 def _block(folder: Path, paper: Paper, name: str) -> str:
     if name == 'claims':
         return _claims(folder, paper)
-    results = report.read(folder / 'results' / name / 'results.json')
+    results = report.kept(folder).get(name)
+    if results is None:
+        raise UsageError(f'{folder / "README.md"} has a block {name!r}, and {folder / "results" / name} has no '
+                         'results.json: put it there, or remove the block.')
     pictures = {}
     for path in sorted((folder / 'results' / name).glob('*.png')):
         about = path.with_suffix('.json')
