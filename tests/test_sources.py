@@ -86,6 +86,16 @@ def test_splits_count_in_the_order_of_the_ids(shuffled, tmp_path):
     assert (train.images.dtype, train.labels.dtype) == (np.uint8, np.int32)
 
 
+def test_splits_are_joined_one_after_the_other(shuffled, tmp_path):
+    joined, _ = load(shuffled, tmp_path, train_split='test+train')
+    assert joined.images[:, 0, 0, 0].tolist() == [99, *range(12)] and joined.labels[:3].tolist() == [3, 0, 1]
+    assert joined.name == 'toy 1.0.0 test+train'
+    part, validation = load(shuffled, tmp_path, train_split='train+test[11:]', validation_split='train+test[:2]')
+    assert part.images[:, 0, 0, 0].tolist() == [11, 99] and validation.images[:, 0, 0, 0].tolist() == [0, 1]
+    with pytest.raises(UsageError, match="no split 'extra': choose one of"):
+        load(shuffled, tmp_path, train_split='train+extra')
+
+
 def test_without_ids_the_order_is_that_of_the_files(tmp_path):
     prepare(tmp_path, 'toy', {'train': [{'image': grey(v), 'label': v} for v in (5, 3, 8)]}, (4, 4, 3))
     train, validation = load(tmp_path, tmp_path, train_split='train[:2]', validation_split='train[2:]')

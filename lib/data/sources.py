@@ -41,10 +41,10 @@ def load(data: Data, data_dir: str | None, cache_dir: Path) -> tuple[Split, Spli
     The source is 'digits', 'folder:PATH', or the name of a TFDS data set in `data_dir` (by default the environment's
     TFDS_DATA_DIR, then ~/tensorflow_datasets): the newest version there, or the one named, 'cifar10:3.0.2'. Grey images
     get three equal channels. Images are resized to `data.resize` as packed.square describes, get their `data.border`,
-    and are kept decoded in `cache_dir`/packed. Splits are written as in TFDS, 'train[:40000]', and count in the order
-    of the examples' `id` where the data set has one (CIFAR's is the order of the original batches), otherwise in the
-    order of the files. Classes that are WordNet ids of ILSVRC-2012 get the labels 0 to 999 they have there, and the
-    names of all 1,000 are in words.
+    and are kept decoded in `cache_dir`/packed. Splits are written as in TFDS, 'train[:40000]' or 'train+extra' for both
+    one after the other, and count in the order of the examples' `id` where the data set has one (CIFAR's is the order
+    of the original batches), otherwise in the order of the files. Classes that are WordNet ids of ILSVRC-2012 get the
+    labels 0 to 999 they have there, and the names of all 1,000 are in words.
 
     With `data.train_per_class` so many images of each class are drawn from the training split, with
     `data.validation_per_class` at most so many from the validation split. If both are parts of one split, no image is
@@ -83,7 +83,7 @@ def _load(data: Data, which: tuple[str, ...], data_dir: str | None, cache_dir: P
                          f'data.resize to at least {data.image_size - 2 * data.border}.')
     # All are looked at before any is read: decoding takes hours where a data set is large.
     parts = [_part(opened, getattr(data, f'{name}_split'), f'data.{name}_split') for name in which]
-    read = functools.cache(opened.read)     # both may be parts of one split
+    read = functools.cache(functools.partial(_read, opened))    # both may be parts of one split
     return [_cut(*read(part.split), part, opened, data, name) for name, part in zip(which, parts)]
 
 
@@ -295,14 +295,26 @@ def _part(opened: _Digits | _Prepared | _Folder, wanted: str, field: str) -> _Pa
         raise UsageError(f'{field}={wanted}: write a split or a part of it by whole numbers, for example train or '
                          f'train[:1000].')
     split, *bounds = match.groups()
-    if split not in opened.sizes:
-        raise UsageError(f'{opened.name} has no split {split!r}: choose one of {", ".join(opened.sizes)}, for example '
-                         f'--set {field}={list(opened.sizes)[-1]}.')
-    size = opened.sizes[split]
+    for name in _joined(opened, split):
+        if name not in opened.sizes:
+            raise UsageError(f'{opened.name} has no split {name!r}: choose one of {", ".join(opened.sizes)}, for '
+                             f'example --set {field}={list(opened.sizes)[-1]}.')
+    size = sum(opened.sizes[name] for name in _joined(opened, split))
     start, stop = (int(bound) if bound else default for bound, default in zip(bounds, (0, size)))
     if not 0 <= start < stop <= size:
         raise UsageError(f'{field}={wanted} is empty or ends beyond the {size:,} examples of {split}.')
     return _Part(wanted, split, start, stop)
+
+
+def _joined(opened: _Digits | _Prepared | _Folder, split: str) -> list[str]:
+    """The splits that 'train+extra' names, one after the other."""
+    return [split] if split in opened.sizes else split.split('+')
+
+
+def _read(opened: _Digits | _Prepared | _Folder, split: str) -> tuple[np.ndarray, np.ndarray]:
+    """Images and labels of a split; several that are joined are copied into memory."""
+    found = [opened.read(name) for name in _joined(opened, split)]
+    return found[0] if len(found) == 1 else tuple(np.concatenate(arrays) for arrays in zip(*found))
 
 
 def _cut(images: np.ndarray, labels: np.ndarray, part: _Part, opened: _Digits | _Prepared | _Folder, data: Data,
