@@ -16,6 +16,7 @@ ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repos
 
 
 def main() -> None:
+    cli.prepare()
     for path, text in readme.regenerate(Path(ROOT.value), PAPERS).items():
         if path.read_text() == text:
             continue

@@ -173,10 +173,10 @@ def _claim(row: Row, table: Table, paper: Paper, kept: Mapping[str, dict[str, An
     theirs = ', '.join(f'{table.columns[i].name} {report.printed(row.values[i], table.columns[i], row)}' for i in shown)
     if row.why:
         return tuple(map(_escape, (row.name, theirs or '-', '', '', '', row.why)))
-    runs = {name: results for name, results in kept.items()
+    runs = {name: [report.cell(results, table, row, i)[0] for i in shown] for name, results in kept.items()
             if report.concerns(results, row, {results['experiment']}) and not row.minus}
-    ours = [f'[{name}](#{name}): ' + ', '.join(_escape(report.cell(results, table, row, i)[0]) for i in shown)
-            for name, results in runs.items()]
+    ours = [f'[{name}](#{name}): ' + ', '.join(map(_escape, cells)) for name, cells in runs.items()
+            if set(cells) != {report.NOT_MEASURED}]
     names = row.members or tuple(filter(None, (row.experiment, row.minus)))
     experiments = [paper.experiments[name] for name in names]
     if row.members:

@@ -25,6 +25,7 @@ from lib.experiment import UsageError, in_words
 DAGGER = '†'
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
 MEMORY = ' (from memory)'
+NOT_MEASURED = f'-{DAGGER}'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -265,8 +266,8 @@ def recipe(results: dict[str, Any]) -> str:
 
 def _departures(results: dict[str, Any], row: Row) -> list[str]:
     """The fields in which the run departs from the published recipe, those of the test only if the row names none: a
-    measurement for a row that does is by that row's crops and scales."""
-    of_the_test = ('evaluation.crops', 'evaluation.scales') if row.protocol else ()
+    measurement for a row that does is by that row's crops and scales. It is always of its column's split."""
+    of_the_test = ('evaluation.split', *(('evaluation.crops', 'evaluation.scales') if row.protocol else ()))
     return [path for path in results['differences'] if path not in of_the_test]
 
 
@@ -285,7 +286,7 @@ def cell(results: dict[str, Any], table: Table, row: Row, i: int) -> tuple[str, 
     error = _error(results, row, column)
     if error is None:
         how = in_words(row.protocol) if row.protocol else f'the {column.split} split'
-        return f'-{DAGGER}', [f'{row.name}: not measured by this run with {how}.']
+        return NOT_MEASURED, [f'{row.name}: not measured by this run with {how}.']
     reasons = unlike(results, table, row, column, error['seen'])
     dagger = DAGGER if reasons or _departures(results, row) else ''
     return beside(error[column.metric], printed, column.decimals) + dagger, reasons
@@ -532,10 +533,11 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to:
             for row in table.rows:
                 for i, column in enumerate(table.columns):
                     if concerns(results, row, {speaks_to}) and not row.minus and row.values[i] is not None:
+                        if (ours := cell(results, table, row, i)[0]) == NOT_MEASURED:
+                            continue
                         epochs = {network['epochs'] for network in networks(results)}
                         yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),
-                                      cell(results, table, row, i)[0],
-                                      ', '.join('unknown' if e is None else number(e) for e in epochs),
+                                      ours, ', '.join('unknown' if e is None else number(e) for e in epochs),
                                       len(results.get('seeds', [0])))
 
 
@@ -562,7 +564,8 @@ def measured_of(results: dict[str, Any], experiment: str, found: tuple[Table, Ro
         error, dagger = results['errors'][0], DAGGER * bool(results['differences'])
         return ', '.join(f'{METRICS[metric]} {_percent(error[metric])}{dagger}' for metric in METRICS)
     table, row, columns = found
-    return ', '.join(f'{METRICS[metric]} {cell(results, table, row, i)[0]}' for metric, i in columns.items())
+    cells = {metric: cell(results, table, row, i)[0] for metric, i in columns.items()}
+    return ', '.join(f'{METRICS[metric]} {text}' for metric, text in cells.items() if text != NOT_MEASURED)
 
 
 def committed(folder: Path, tables: Iterable[Table | Race]) -> str:

@@ -165,7 +165,7 @@ def test_an_ablation_shows_its_own_row_and_the_rows_it_is_a_version_of():
 def test_a_run_that_no_row_is_about_still_prints_what_it_measured():
     text = shown(RESULTS | {'experiment': 'new'}, speaks_to='new')
     assert 'Table 9' not in text
-    assert line(text, 'validation') == ['validation', 'one central crop', '43.2', '20.0', '1,000']
+    assert line(text, 'validation') == ['validation', 'one central crop', '43.25', '20.00', '1,000']
 
 
 def test_a_number_from_memory_says_so():
@@ -317,7 +317,7 @@ def test_writing_the_blocks_again_changes_nothing(repository):
 @pytest.mark.parametrize('text, said', [
     ('<!-- generated: birds -->\n', 'not closed'),
     ('<!-- generated: birds -->\n<!-- generated: race -->\n<!-- end -->\n', 'without an end'),
-    ('<!-- generated: lost -->\n<!-- end -->\n', 'lost/results.json cannot be read'),
+    ('<!-- generated: lost -->\n<!-- end -->\n', 'lost has no results.json'),
 ])
 def test_a_block_that_cannot_be_filled_is_named(repository, text, said):
     (repository / 'reproductions' / 'alexnet' / 'README.md').write_text(text)
