@@ -12,7 +12,7 @@ from lib import checkpoint, importers
 from lib.data import sources, statistics
 from lib.data.sources import Split
 from lib.data.statistics import Statistics
-from lib.experiment import Comparison, Experiment, UsageError, diff, fields, override, require
+from lib.experiment import Comparison, Data, Experiment, UsageError, diff, fields, override, require
 from lib.paper import Paper
 from lib.task import Params, Task
 
@@ -100,10 +100,17 @@ def from_weights(paper: Paper, file: str | Path) -> Trained:
     """
     path = Path(file).expanduser().absolute()
     name, experiment, params = paper.convert(importers.read(path))
-    facts = statistics.fixed(experiment.data.mean, experiment.data.resize)
+    facts = _one_mean(experiment.data)
     return Trained(name, experiment, paper.build(experiment), params, facts,
                    f'{experiment.summary}: {path}',
                    sources.imagenet_classes() if experiment.model.classes == IMAGENET else None, None, None, None)
+
+
+def _one_mean(data: Data) -> Statistics:
+    """What weights of others know of their training set. Images that are not resized are taken to be of the size that
+    the network sees."""
+    own = data.image_size - 2 * data.border if data.resize is None else data.resize
+    return statistics.fixed(data.mean, own + 2 * data.border)
 
 
 def require_same_classes(network: Trained, split: Split) -> None:
@@ -141,7 +148,7 @@ def with_changes(network: Trained, assignments: Sequence[str], allowed: Sequence
     network = network._replace(experiment=override(network.experiment, assignments))
     data = network.experiment.data
     if network.step is None:        # weights of others: their mean is the same at every pixel, whatever the size
-        return network._replace(statistics=statistics.fixed(data.mean, data.resize))
+        return network._replace(statistics=_one_mean(data))
     return network
 
 

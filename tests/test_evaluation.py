@@ -1,4 +1,5 @@
 """Networks that were trained before, by command: evaluated alone and together, and trained on."""
+import dataclasses
 import json
 
 import numpy as np
@@ -139,6 +140,16 @@ def test_public_weights_are_evaluated_and_trained_on_by_command(tmp_path):
     assert done.returncode == 0, done.stderr
     assert 'taken: conv1, conv2, conv3, conv4, conv5, fc6, fc7, fc8; new: none' in done.stdout
     assert results(tmp_path / 'run')['differences']['init_from'] == [None, str(file)]
+
+
+@pytest.mark.parametrize('changes, size', [({}, 256), ({'resize': None}, 224), ({'resize': 250, 'border': 2}, 254),
+                                           ({'resize': None, 'border': 2}, 224)])
+def test_the_mean_of_weights_of_others_is_as_large_as_stored_images(changes, size):
+    data = dataclasses.replace(PAPER.experiments['paper'].data, mean=(1.0, 2.0, 3.0), **changes)
+    experiment = dataclasses.replace(PAPER.experiments['paper'], data=data)
+    network = trained.Trained('', experiment, None, {}, None, '', None, None, None, None)
+    mean = trained.with_changes(network, [], ()).statistics.mean
+    np.testing.assert_array_equal(mean, np.broadcast_to(np.float32([1, 2, 3]), (size, size, 3)))
 
 
 def test_one_weird_trick_by_command_on_two_devices(tmp_path):
