@@ -47,7 +47,7 @@ class Small(nnx.Module):
         one = tap('narrow', self.narrow(x))
         one = tap('wide', self.wide(one))
         x = tap('joined', jnp.concatenate([one, x], -1))
-        pairs = x[:, :8:2, :8:2] + x[:, 1:8:2, 1:8:2] + x[:, :8:2, 1:8:2] + x[:, 1:8:2, :8:2]
+        pairs = x[:, 1:8:2, 1:8:2] + x[:, :8:2, :8:2] + x[:, :8:2, 1:8:2] + x[:, 1:8:2, :8:2]
         x = tap('sums', jnp.tanh(pairs * self.sums.kernel[...]))
         kernel = jnp.zeros((3, 3, 6, 4)).at[:, :, np.array([0, 1, 2, 4, 5]), np.array([0, 1, 2, 3, 3])].set(
             self.connected.kernel[...])

@@ -71,6 +71,13 @@ def test_only_what_is_there_is_told_of():
     assert explain.reductions(network('nin')) == []     # a 1x1 layer there is followed by pooling
 
 
+def test_a_1x1_layer_that_others_read_too_is_no_reduction():
+    inception = network('googlenet')
+    other = dataclasses.replace(inception['pool5'], reads=('inception_3a_3x3_reduce',))
+    pairs = explain.reductions(dataclasses.replace(inception, layers=(*inception.layers, other)))
+    assert len(pairs) == 17 and 'inception_3a_3x3_reduce' not in {before.name for before, _ in pairs}
+
+
 # ------------------------------------------------------------------------------------------------------ the network
 
 def test_small_windows_in_a_stack_are_compared_with_a_large_one():
@@ -80,6 +87,8 @@ def test_small_windows_in_a_stack_are_compared_with_a_large_one():
     assert three.startswith('Three 3x3 layers, not two, see as far as one 7x7')
     assert jump.startswith('1 + L(K - 1) holds for stride 1 only') and '16 + 3 x 2 x 4 = 40.' in jump
     assert explain.lessons(network('nin')) == []
+    two, three = explain.lessons(network('vgg', 'B'))
+    assert two.startswith('conv1_1 to conv1_2: 2 layers of 3x3 at stride 1 see 1 + L(K - 1) = 1 + 2 x 2 = 5 places')
 
 
 def test_what_groups_and_reductions_save_in_all():
