@@ -273,7 +273,7 @@ def test_neighbours_of_a_run(workdir):
 
 @pytest.mark.parametrize('flags, sentence', [
     ([], 'No paper is named: put its name first'),
-    (['alexnt', '--method=kernels'], 'the papers are: alexnet'),
+    (['alexnt', '--method=kernels'], 'the papers are: lenet5, alexnet'),
     (['alexnet', '--method=saliency', '--workdir=DIR'], 'choose one of kernels, predictions, neighbours'),
     (['alexnet', '--method=kernels'], 'Give one of --workdir'),
     (['alexnet', '--method=kernels', '--workdir=DIR', '--layer=conv2'], 'takes no --layer'),
