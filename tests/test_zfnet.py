@@ -71,9 +71,10 @@ def test_sizes_and_multiply_adds(name):
 
 
 def windows(name):
-    """The first and last row that the first and the last window of conv1 read, of 224."""
+    """The first and last row, of 224, that the first and the last of 110 windows of conv1 read."""
     first, *_ = EXPERIMENTS[name].model.layers
     network = ZFNet(Model(layers=(dataclasses.replace(first, width=1),), classes=1), 224, nnx.Rngs(params=0))
+    assert network.fc8.kernel.shape[0] == 110 * 110
 
     def read_by(place):
         gradient = jax.grad(lambda x: network.conv1(x)[0, place, place, 0])(jnp.ones((1, 224, 224, 3)))
