@@ -127,7 +127,7 @@ COMMON = ('paper', 'experiment', 'overrides', 'differences', 'seed', 'commit', '
           'data.name', 'data.validation_name', 'data.train_examples', 'data.validation_examples', 'batch_size',
           'seconds', 'peak_memory_gib', 'command', 'date', 'machine')
 TRAINING = ('epochs', 'steps', 'training_loss', 'parameters', 'errors')
-ERROR = ('split', 'protocol', 'top1', 'top5', 'seen')
+ERROR = ('split', 'protocol', 'top1', 'top5', 'seen', 'loss')
 EVALUATION = ('members', 'errors')                      # of networks that were trained before, averaged if several
 MEMBER = ('experiment', 'origin', 'seed', 'epochs', 'parameters')
 ARM = ('name', 'learning_rate', 'seed', 'epochs_to', 'epochs', 'seen', 'curve')
@@ -439,15 +439,15 @@ def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
 
 def measured(results: dict[str, Any]) -> Sheet:
     """What a run measured, whatever a paper says."""
-    rows = tuple((error['split'], in_words(error['protocol']), *(_percent(error[m]) for m in METRICS),
+    rows = tuple((error['split'], in_words(error['protocol']), *(_two_decimals(error[m]) for m in (*METRICS, 'loss')),
                   _part(error['seen'], results['data'][f'{error["split"]}_examples'])) for error in results['errors'])
-    header = ('split', 'protocol', 'top-1 %', 'top-5 %', 'examples')
+    header = ('split', 'protocol', 'top-1 %', 'top-5 %', 'loss', 'examples')
     notes = tuple(f'Top-1, {in_words(error["protocol"])}: {seeds.spread(error)}.' for error in results['errors']
                   if 'seeds' in results)
     return Sheet(f'Measured on {results["data"]["validation_name"]}', header, rows, (True,) * len(rows), notes)
 
 
-def _percent(value: float | None) -> str:
+def _two_decimals(value: float | None) -> str:
     return 'not a number' if value is None or not math.isfinite(value) else f'{value:.2f}'
 
 
@@ -562,7 +562,7 @@ def measured_of(results: dict[str, Any], experiment: str, found: tuple[Table, Ro
         return ''
     if found is None:
         error, dagger = results['errors'][0], DAGGER * bool(results['differences'])
-        return ', '.join(f'{METRICS[metric]} {_percent(error[metric])}{dagger}' for metric in METRICS)
+        return ', '.join(f'{METRICS[metric]} {_two_decimals(error[metric])}{dagger}' for metric in METRICS)
     table, row, columns = found
     cells = {metric: cell(results, table, row, i)[0] for metric, i in columns.items()}
     return ', '.join(f'{METRICS[metric]} {text}' for metric, text in cells.items() if text != NOT_MEASURED)

@@ -41,8 +41,8 @@ RESULTS = {
              'validation_examples': 1000},
     'peak_memory_gib': 1.5, 'command': 'python -m launch.net', 'date': '2026-01-02', 'machine': 'a box',
     'epochs': 10, 'steps': 12500, 'training_loss': 0.5, 'parameters': 500,
-    'errors': [{'split': 'validation', 'protocol': 'centre', 'top1': 43.25, 'top5': 20.0, 'seen': 1000},
-               {'split': 'validation', 'protocol': 'ten', 'top1': 39.0, 'top5': 20.04, 'seen': 1000}],
+    'errors': [{'split': 'validation', 'protocol': 'centre', 'top1': 43.25, 'top5': 20.0, 'seen': 1000, 'loss': 1.5},
+               {'split': 'validation', 'protocol': 'ten', 'top1': 39.0, 'top5': 20.04, 'seen': 1000, 'loss': 1.25}],
 }
 
 LONG = Experiment('', '', 'paper', None, Data('birds', 32), Optimizer(0.1), batch_size=4, epochs=10)
@@ -165,7 +165,7 @@ def test_an_ablation_shows_its_own_row_and_the_rows_it_is_a_version_of():
 def test_a_run_that_no_row_is_about_still_prints_what_it_measured():
     text = shown(RESULTS | {'experiment': 'new'}, speaks_to='new')
     assert 'Table 9' not in text
-    assert line(text, 'validation') == ['validation', 'one central crop', '43.25', '20.00', '1,000']
+    assert line(text, 'validation') == ['validation', 'one central crop', '43.25', '20.00', '1.50', '1,000']
 
 
 def test_a_number_from_memory_says_so():
