@@ -10,6 +10,7 @@ import io
 import math
 import pickle
 import zipfile
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -100,9 +101,48 @@ def linear_kernel(weight: np.ndarray, size: tuple[int, int] = (1, 1)) -> np.ndar
     return weight.reshape(outputs, -1, *size).transpose(2, 3, 1, 0).reshape(inputs, outputs)
 
 
+def parameters(path: Path, network: str, wanted: Mapping[str, Mapping[str, Any]],
+               weights: Mapping[str, tuple[np.ndarray, np.ndarray]], flattened: Mapping[str, tuple[int, int]],
+               kept: Mapping[str, float]) -> dict[str, dict[str, np.ndarray]]:
+    """Weights and biases as torch and Caffe have them, by our layers, in our layout and order, float32.
+
+    Args:
+      path: of their file, and `network`, the name of what they are expected to be: for the message.
+      wanted: {layer: {'kernel', 'bias'}}, of anything with a shape.
+      weights: {layer: (weight, bias)}, [outputs, inputs, height, width] or [outputs, inputs].
+      flattened: {layer: (height, width)} of the maps that a fully connected layer reads.
+      kept: {layer: fraction}, where what a layer reads has been through dropout that keeps this fraction: there outputs
+        are divided by it in training, here they are multiplied by it in a test, so that the kernel is divided by it.
+
+    Raises:
+      UsageError: if they have other shapes.
+    """
+    found = {}
+    for layer, arrays in wanted.items():
+        weight, bias = weights[layer]
+        shape = arrays['kernel'].shape
+        shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
+        require((weight.shape, bias.shape) == (shape, arrays['bias'].shape),
+                f'{path} does not fit {network}: the weights and biases of {layer} have the shapes {weight.shape} and '
+                f'{bias.shape}, expected {shape} and {arrays["bias"].shape}.')
+        if weight.ndim == 4:
+            kernel = convolution_kernel(weight)
+        else:
+            kernel = linear_kernel(weight, flattened.get(layer, (1, 1)))
+        found[layer] = {'kernel': np.ascontiguousarray(kernel / kept.get(layer, 1), np.float32),
+                        'bias': np.array(bias, np.float32)}
+    return found
+
+
+def some(names: Iterable[str]) -> str:
+    """The first six of them, sorted, for a message."""
+    names = sorted(names)
+    return ', '.join(names[:6]) + ' and so on' * (len(names) > 6) if names else 'none'
+
+
 def swap_red_and_blue(kernel: np.ndarray) -> np.ndarray:
     """A first kernel [height, width, 3, outputs] that reads BGR images, for RGB ones; and the other way round."""
-    return kernel[:, :, ::-1]
+    return np.ascontiguousarray(kernel[:, :, ::-1])
 
 
 def divide_channels(kernel: np.ndarray, divisors: tuple[float, ...]) -> np.ndarray:

@@ -275,5 +275,5 @@ def test_weights_of_other_networks_are_refused(tmp_path):
     with pytest.raises(UsageError, match='no LeNet known here.*conv1, conv2, ip1 and ip2.*found conv1'):
         convert(read(tmp_path, caffe.caffemodel(layers[:-1], False)))
     wrong = [*layers[:4], layers[4]._replace(arrays=(layers[4].arrays[0][:, 1:], layers[4].arrays[1])), *layers[5:]]
-    with pytest.raises(UsageError, match=r'ip1 have the shape \(7, 79\), expected \(7, 80\)'):
+    with pytest.raises(UsageError, match=r'F5 have the shapes \(7, 79\) and \(7,\), expected \(7, 80\)'):
         convert(read(tmp_path, caffe.caffemodel(wrong, False)))

@@ -251,7 +251,7 @@ def saved(path, conv3=12, drop=(), fc6=72):
 def test_weights_of_another_network_are_refused():
     with pytest.raises(UsageError, match="has the weights of no ZFNet known here: .* imgclsmob's zfnet and zfnetb"):
         convert(saved('x.pth', drop=(f'{NAMES["fc7"]}.bias',)))
-    with pytest.raises(UsageError, match=r'x.pth does not fit ZFNet: the weights and biases of output.fc1.fc'):
+    with pytest.raises(UsageError, match=r'x.pth does not fit ZFNet: the weights and biases of fc6'):
         convert(saved('x.pth', fc6=50))
 
 

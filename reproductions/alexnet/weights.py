@@ -43,10 +43,9 @@ def convert(saved: Saved) -> tuple[str, Experiment, Params]:
         return _torchvision(saved)
     if names == {f'{layer}.{number}' for layer in LAYERS for number in (0, 1)}:
         return _caffe(saved)
-    found = ', '.join(sorted(names)[:6]) + ' and so on' * (len(names) > 6)
     raise UsageError(
         f'{saved.path} has the weights of no AlexNet known here: expected features.0.weight to classifier.6.bias '
-        f'(torchvision) or the layers conv1 to fc8 with weights and biases (Caffe), found {found or "none"}.')
+        f'(torchvision) or the layers conv1 to fc8 with weights and biases (Caffe), found {importers.some(names)}.')
 
 
 def _torchvision(saved: Saved) -> tuple[str, Experiment, Params]:
@@ -66,7 +65,7 @@ def _caffe(saved: Saved) -> tuple[str, Experiment, Params]:
     which = {'caffe': "Caffe's AlexNet (LRN, then pooling", 'caffenet': "Caffe's CaffeNet (pooling, then LRN"}[variant]
     summary = which + ', {widths} maps, 227 pixels) with channel means, since its mean image is not in the file'
     experiment, params = _fit(saved, variant, summary, weights, CAFFE_MEAN)
-    params['conv1']['kernel'] = np.ascontiguousarray(importers.swap_red_and_blue(params['conv1']['kernel']))
+    params['conv1']['kernel'] = importers.swap_red_and_blue(params['conv1']['kernel'])
     return variant, experiment, params
 
 
@@ -80,22 +79,10 @@ def _fit(saved: Saved, name: str, summary: str, weights: dict[str, tuple[np.ndar
         experiment, summary=summary.format(widths='-'.join(map(str, widths))),
         model=dataclasses.replace(experiment.model, widths=tuple(widths), fc_width=fc_width, classes=classes),
         data=dataclasses.replace(experiment.data, mean=mean))
-    params = {}
-    for layer, wanted in jax.eval_shape(build(experiment).init, jax.random.key(0)).items():
-        weight, bias = weights[layer]
-        shape = wanted['kernel'].shape
-        shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        require((weight.shape, bias.shape) == (shape, wanted['bias'].shape),
-                f'{saved.path} does not fit {name}: the weights and biases of {layer} have the shapes {weight.shape} '
-                f'and {bias.shape}, expected {shape} and {wanted["bias"].shape}.')
-        if weight.ndim == 4:
-            kernel = importers.convolution_kernel(weight)
-        else:
-            kernel = importers.linear_kernel(weight, LAST_MAPS if layer == 'fc6' else (1, 1))
-        if layer in ('fc7', 'fc8'):
-            kernel = kernel / (1 - experiment.model.dropout)
-        params[layer] = {'kernel': np.ascontiguousarray(kernel, np.float32), 'bias': np.array(bias, np.float32)}
-    return experiment, params
+    kept = 1 - experiment.model.dropout
+    wanted = jax.eval_shape(build(experiment).init, jax.random.key(0))
+    return experiment, importers.parameters(saved.path, name, wanted, weights, {'fc6': LAST_MAPS},
+                                            {'fc7': kept, 'fc8': kept})
 
 
 def _caffe_variant(saved: Saved) -> str:

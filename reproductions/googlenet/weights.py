@@ -75,19 +75,10 @@ def _experiment(weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> Experiment
 
 
 def _params(saved: Saved, experiment: Experiment, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> Params:
-    model, params = experiment.model, {}
+    model = experiment.model
     kept = {'linear': 1 - model.dropout} | {f'aux_{name}_linear': 1 - model.heads_dropout for name in model.heads}
-    for layer, wanted in jax.eval_shape(build(experiment).init, jax.random.key(0)).items():
-        weight, bias = weights[layer]
-        shape = wanted['kernel'].shape
-        shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        require((weight.shape, bias.shape) == (shape, wanted['bias'].shape),
-                f'{saved.path} does not fit caffe: the weights and biases of {layer} have the shapes {weight.shape} '
-                f'and {bias.shape}, expected {shape} and {wanted["bias"].shape}.')
-        if weight.ndim == 4:
-            kernel = importers.convolution_kernel(weight)
-        else:
-            kernel = importers.linear_kernel(weight, HEAD_MAPS if layer.endswith('_fc') else (1, 1))
-        kernel = importers.swap_red_and_blue(kernel) if layer == 'conv1' else kernel / kept.get(layer, 1)
-        params[layer] = {'kernel': np.ascontiguousarray(kernel, np.float32), 'bias': np.array(bias, np.float32)}
+    wanted = jax.eval_shape(build(experiment).init, jax.random.key(0))
+    params = importers.parameters(saved.path, 'caffe', wanted, weights,
+                                  {f'aux_{name}_fc': HEAD_MAPS for name in model.heads}, kept)
+    params['conv1']['kernel'] = importers.swap_red_and_blue(params['conv1']['kernel'])
     return params

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 
 from lib import importers
-from lib.experiment import Experiment, UsageError, require
+from lib.experiment import Experiment, UsageError
 from lib.importers import Saved
 from lib.task import Params
 from reproductions.nin.experiments import EXPERIMENTS
@@ -30,26 +30,15 @@ def convert(saved: Saved) -> tuple[str, Experiment, Params]:
       UsageError: if the weights are not of this network.
     """
     if set(saved.arrays) != {f'{name}.{number}' for name in CAFFE_NAMES.values() for number in (0, 1)}:
-        found = ', '.join(sorted(saved.arrays)[:6]) + ' and so on' * (len(saved.arrays) > 6)
         raise UsageError(f'{saved.path} has not the weights of the NIN for ImageNet: expected the layers '
                          f'{", ".join(CAFFE_NAMES.values())} with weights and biases (Caffe), found '
-                         f'{found or "none"}.')
+                         f'{importers.some(saved.arrays)}.')
     weights = {layer: (saved.arrays[f'{name}.0'], saved.arrays[f'{name}.1']) for layer, name in CAFFE_NAMES.items()}
     experiment = _as_wide_as(weights)
-    doubled, params = _after_dropout(experiment.model.layers), {}
-    for layer, wanted in jax.eval_shape(build(experiment).init, jax.random.key(0)).items():
-        weight, bias = weights[layer]
-        height, width, inputs, outputs = wanted['kernel'].shape
-        shape = (outputs, inputs, height, width)
-        require((weight.shape, bias.shape) == (shape, (outputs,)),
-                f'{saved.path} does not fit the NIN for ImageNet: the weights and biases of {CAFFE_NAMES[layer]} have '
-                f'the shapes {weight.shape} and {bias.shape}, expected {shape} and {(outputs,)}.')
-        kernel = importers.convolution_kernel(weight)
-        if layer == 'conv1':
-            kernel = importers.swap_red_and_blue(kernel)
-        if layer in doubled:
-            kernel = kernel / (1 - experiment.model.dropout)
-        params[layer] = {'kernel': np.ascontiguousarray(kernel, np.float32), 'bias': np.array(bias, np.float32)}
+    kept = dict.fromkeys(_after_dropout(experiment.model.layers), 1 - experiment.model.dropout)
+    wanted = jax.eval_shape(build(experiment).init, jax.random.key(0))
+    params = importers.parameters(saved.path, 'the NIN for ImageNet', wanted, weights, {}, kept)
+    params['conv1']['kernel'] = importers.swap_red_and_blue(params['conv1']['kernel'])
     return 'imagenet', experiment, params
 
 

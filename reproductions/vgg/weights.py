@@ -62,14 +62,12 @@ def convert(saved: Saved) -> tuple[str, Experiment, Params]:
             weights = {layer: (arrays[f'{layer}.0'], arrays[f'{layer}.1']) for layer in names}
             name = f'{configuration}_jitter'
             experiment, params = _fit(saved, name, f"the authors' {network}", weights, CAFFE_MEAN)
-            kernel = importers.swap_red_and_blue(params['conv1_1']['kernel'])
-            params['conv1_1']['kernel'] = np.ascontiguousarray(kernel)
+            params['conv1_1']['kernel'] = importers.swap_red_and_blue(params['conv1_1']['kernel'])
             return name, experiment, params
-    found = ', '.join(sorted(arrays)[:6]) + ' and so on' * (len(arrays) > 6)
     raise UsageError(
         f'{saved.path} has the weights of no VGG known here: expected features.0.weight to classifier.6.bias of '
         "torchvision's vgg11, vgg13, vgg16 or vgg19, or the layers conv1_1 to fc8 of the authors' 16 or 19 layers "
-        f'(Caffe), found {found or "none"}.')
+        f'(Caffe), found {importers.some(arrays)}.')
 
 
 def _fit(saved: Saved, name: str, network: str, weights: dict[str, tuple[np.ndarray, np.ndarray]],
@@ -83,19 +81,7 @@ def _fit(saved: Saved, name: str, network: str, weights: dict[str, tuple[np.ndar
         experiment, summary=f'{network} ({"-".join(map(str, widths))} maps)',
         model=dataclasses.replace(experiment.model, widths=widths, fc_width=width['fc6'], classes=width['fc8']),
         data=dataclasses.replace(experiment.data, mean=mean))
-    params = {}
-    for layer, wanted in jax.eval_shape(build(experiment).init, jax.random.key(0)).items():
-        weight, bias = weights[layer]
-        shape = wanted['kernel'].shape
-        shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        require((weight.shape, bias.shape) == (shape, wanted['bias'].shape),
-                f'{saved.path} does not fit {name}: the weights and biases of {layer} have the shapes {weight.shape} '
-                f'and {bias.shape}, expected {shape} and {wanted["bias"].shape}.')
-        if weight.ndim == 4:
-            kernel = importers.convolution_kernel(weight)
-        else:
-            kernel = importers.linear_kernel(weight, LAST_MAPS if layer == 'fc6' else (1, 1))
-        if layer in ('fc7', 'fc8'):
-            kernel = kernel / (1 - experiment.model.dropout)
-        params[layer] = {'kernel': np.ascontiguousarray(kernel, np.float32), 'bias': np.array(bias, np.float32)}
-    return experiment, params
+    kept = 1 - experiment.model.dropout
+    wanted = jax.eval_shape(build(experiment).init, jax.random.key(0))
+    return experiment, importers.parameters(saved.path, name, wanted, weights, {'fc6': LAST_MAPS},
+                                            {'fc7': kept, 'fc8': kept})

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 
 from lib import importers
-from lib.experiment import Experiment, UsageError, require
+from lib.experiment import Experiment, UsageError
 from lib.importers import Saved
 from lib.task import Params
 from reproductions.zfnet.experiments import EXPERIMENTS, FEATURES, IMGCLSMOB, WIDE
@@ -32,10 +32,9 @@ def convert(saved: Saved) -> tuple[str, Experiment, Params]:
     """
     expected = {f'{name}.{part}' for name in NAMES.values() for part in ('weight', 'bias')}
     if set(saved.arrays) != expected:
-        found = ', '.join(sorted(saved.arrays)[:6]) + ' and so on' * (len(saved.arrays) > 6)
         raise UsageError(f'{saved.path} has the weights of no ZFNet known here: its authors published none, and the '
                          "files that are read are imgclsmob's zfnet and zfnetb for PyTorch, with "
-                         f'features.stage1.unit1.conv.weight to output.fc3.bias; found {found or "none"}.')
+                         f'features.stage1.unit1.conv.weight to output.fc3.bias; found {importers.some(saved.arrays)}.')
     weights = {layer: (saved.arrays[f'{name}.weight'], saved.arrays[f'{name}.bias']) for layer, name in NAMES.items()}
     width = {layer: bias.size for layer, (_, bias) in weights.items()}
     name = 'imgclsmob_b' if all(width[layer] == maps for layer, maps in WIDE.items()) else 'imgclsmob'
@@ -48,21 +47,9 @@ def convert(saved: Saved) -> tuple[str, Experiment, Params]:
 
 
 def _params(saved: Saved, experiment: Experiment, weights: dict[str, tuple[np.ndarray, np.ndarray]]) -> Params:
-    params = {}
-    for layer, wanted in jax.eval_shape(build(experiment).init, jax.random.key(0)).items():
-        weight, bias = weights[layer]
-        shape = wanted['kernel'].shape
-        shape = (shape[3], shape[2], *shape[:2]) if len(shape) == 4 else shape[::-1]
-        require((weight.shape, bias.shape) == (shape, wanted['bias'].shape),
-                f'{saved.path} does not fit ZFNet: the weights and biases of {NAMES[layer]} have the shapes '
-                f'{weight.shape} and {bias.shape}, expected {shape} and {wanted["bias"].shape}.')
-        if weight.ndim == 4:
-            kernel = importers.convolution_kernel(weight)
-        else:
-            kernel = importers.linear_kernel(weight, LAST_MAPS if layer == 'fc6' else (1, 1))
-        if layer == 'conv1':
-            kernel = importers.divide_channels(kernel, [255 * deviation for deviation in DEVIATION])
-        if layer in ('fc7', 'fc8'):
-            kernel = kernel / (1 - experiment.model.dropout)
-        params[layer] = {'kernel': np.ascontiguousarray(kernel, np.float32), 'bias': np.array(bias, np.float32)}
+    kept = 1 - experiment.model.dropout
+    wanted = jax.eval_shape(build(experiment).init, jax.random.key(0))
+    params = importers.parameters(saved.path, 'ZFNet', wanted, weights, {'fc6': LAST_MAPS}, {'fc7': kept, 'fc8': kept})
+    divisors = [255 * deviation for deviation in DEVIATION]
+    params['conv1']['kernel'] = importers.divide_channels(params['conv1']['kernel'], divisors)
     return params
