@@ -29,7 +29,8 @@ def run(paper: Paper) -> None:
     require(not (isinstance(chosen, Comparison) and FLAGS.init_from),
             f'{FLAGS.experiment} trains several networks from the beginning: leave out --init_from.')
     require(FLAGS.init_from is not None or first.starts_from is None,
-            f'{FLAGS.experiment} starts from a run of {first.starts_from}: name its workdir with --init_from=DIR.')
+            f'{FLAGS.experiment} starts from a run of {first.starts_from}: train that with --experiment='
+            f'{first.starts_from}, and name its workdir with --init_from=DIR.')
     differences = diff(first, _first(paper.experiments[first.published]))
     if FLAGS.init_from and not first.starts_from:
         differences['init_from'] = (None, FLAGS.init_from)

@@ -47,6 +47,7 @@ class Row:
     name: str
     values: tuple[float | None, ...]                    # %, one a column, as printed; None for a dash
     experiment: str | None = None                       # in the paper's EXPERIMENTS
+    shorter: tuple[str, ...] = ()                       # experiments that stand for it with recipes that fit a laptop
     members: tuple[str, ...] = ()                       # instead: the experiments whose networks are averaged
     why: str = ''                                       # or: no experiment reproduces this row, because ...
     minus: str | None = None                            # the values are differences: `experiment` minus this one
@@ -207,7 +208,7 @@ def concerns(results: dict[str, Any], row: Row, experiments: set[str]) -> bool:
     """A run, or an evaluation of one network, speaks to the rows of its experiments; an average to all averages."""
     if row.members:
         return len(networks(results)) > 1
-    return len(networks(results)) == 1 and row.experiment in experiments
+    return len(networks(results)) == 1 and bool(experiments & {row.experiment, *row.shorter})
 
 
 def networks(results: dict[str, Any]) -> list[dict[str, Any]]:
@@ -557,8 +558,9 @@ def first_row(tables: Iterable[Table | Race], experiment: str) -> tuple[Table, R
 
 def measured_of(results: dict[str, Any], experiment: str, found: tuple[Table, Row, dict[str, int]] | None) -> str:
     """Errors of a run beside those of a row that `first_row` found, or without one as they are; '' if the run is not
-    of that experiment, or of several networks."""
-    if 'arms' in results or len(networks(results)) > 1 or networks(results)[0]['experiment'] != experiment:
+    of that experiment or one that stands for it, or of several networks."""
+    stands_for = {experiment, *(found[1].shorter if found else ())}
+    if 'arms' in results or len(networks(results)) > 1 or networks(results)[0]['experiment'] not in stands_for:
         return ''
     if found is None:
         error, dagger = results['errors'][0], DAGGER * bool(results['differences'])

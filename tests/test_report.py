@@ -162,6 +162,15 @@ def test_an_ablation_shows_its_own_row_and_the_rows_it_is_a_version_of():
     assert line(text, 'Net')[2] == '39.0 (-1.0)'
 
 
+def test_an_experiment_that_stands_for_a_row_s_own_speaks_to_it():
+    row = dataclasses.replace(TABLE.rows[2], shorter=('quick',))
+    table = dataclasses.replace(TABLE, rows=(row,))
+    quick = RESULTS | {'experiment': 'quick', 'differences': {'epochs': [10, 1]}}
+    assert [f.ours for f in report.findings(quick, [table], 'quick')] == ['43.2 (+1.2)†', '20.0 (-1.0)†']
+    assert report.measured_of(quick, 'paper', (table, row, {'top1': 0})) == 'top-1 43.2 (+1.2)†'
+    assert not list(report.findings(RESULTS | {'experiment': 'other'}, [table], 'other'))
+
+
 def test_a_run_that_no_row_is_about_still_prints_what_it_measured():
     text = shown(RESULTS | {'experiment': 'new'}, speaks_to='new')
     assert 'Table 9' not in text

@@ -167,7 +167,8 @@ TABLE_4 = Table(
     rows=(
         Row('2-Layer CNN + 2-Layer NN', (0.53,), why=OTHERS),
         Row('Stochastic Pooling', (0.47,), why=OTHERS),
-        Row('NIN + Dropout', (0.47,), 'mnist', parameters=349_674, note='no augmentation.'),
+        Row('NIN + Dropout', (0.47,), 'mnist', shorter=('mnist_short', 'mnist_continued'), parameters=349_674,
+            note='no augmentation.'),
         Row('Conv. maxout + Dropout', (0.45,), why=OTHERS),
     ),
     examples=10_000,
