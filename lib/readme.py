@@ -162,7 +162,7 @@ def _claims(folder: Path, paper: Paper) -> str:
         lines += ['', f"{DAGGER} Not comparable as it stands: the result's own section says why."]
     for name, results in kept.items():
         if 'steps' in results:
-            rate = results['steps'] * results['batch_size'] / results['seconds']
+            rate = results['steps'] * results['batch_size'] * len(results.get('seeds', [0])) / results['seconds']
             lines += ['', _escape(f'Cost: `{name}` read {rate:,.0f} training images a second, evaluations included '
                                   f'({results["machine"]}): {1e8 / rate / 86400:,.0f} days for 100 M.')]
     return '\n'.join(lines[1:]) + '\n'

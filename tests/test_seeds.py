@@ -3,9 +3,9 @@ import json
 
 import pytest
 
-from lib import report, seeds
+from lib import readme, report, seeds
 from lib.experiment import UsageError
-from tests.test_report import RESULTS, TABLE
+from tests.test_report import PAPERS, RESULTS, TABLE
 
 
 def run(number, top1, **changes):
@@ -40,4 +40,5 @@ def test_folders_of_seeds_are_one_result_of_the_report(tmp_path):
     first = next(report.findings(found['plain'], [TABLE], 'paper'))
     assert first.seeds == 2 and first.ours.startswith('2.0 ')
     assert 'n = 2' in ' '.join(report.provenance(found['plain']))
+    assert 'read 10,000 training images a second' in readme._claims(tmp_path, PAPERS['alexnet'])
     assert any('1.00, 3.00' in note for note in report.measured(found['plain']).notes)

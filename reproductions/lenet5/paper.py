@@ -95,7 +95,8 @@ TABLES = (FIGURE_9, TRAINING_ERROR)
 
 TWO_STEPS = 'two steps in small'
 SEEN = {
-    'paper': 'counts, connections, sizes, PyTorch',
+    'paper': 'run to its end; counts, connections, sizes, PyTorch',
+    'distortions': 'run to its end',
     'modern': 'counts, sizes, PyTorch',
     'caffe': "weights in Caffe's format give the logits of OpenCV's reader",
 }
