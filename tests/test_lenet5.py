@@ -57,7 +57,10 @@ def test_connections_are_those_of_section_2b():
 
 
 def test_maps_of_c3_read_the_maps_that_table_1_names():
-    assert [len(sources) for sources in TABLE_I] == [3] * 6 + [4] * 9 + [6]
+    """Six contiguous subsets of three, six of four, three with a gap, and all: section II.B."""
+    contiguous = [{(start + k) % 6 for k in range(size)} for size in (3, 4) for start in range(6)]
+    gaps = [{start % 6, (start + 1) % 6, (start + 3) % 6, (start + 4) % 6} for start in range(3)]
+    assert list(map(set, TABLE_I)) == [*contiguous, *gaps, set(range(6))]
     layer = Convolution(6, 16, TABLE_I, init=lambda key, shape, fan_in: jnp.ones(shape), rngs=nnx.Rngs(params=0))
     one_map_each = jnp.eye(6)[:, None, None, :] * jnp.ones((6, 5, 5, 6))
     reads = np.asarray(layer(one_map_each))[:, 0, 0, :] > 0            # [source, target]
