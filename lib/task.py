@@ -1,5 +1,6 @@
 """What a network is to the rest of the library: a few pure functions."""
 import collections
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -71,31 +72,31 @@ def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callab
         return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(params=key))))
 
     def whole_loss(params, images, labels, key):
-        network = nnx.merge(graph, params)
+        network = _merged(graph, params)
         logits, *others = network(images, key) if auxiliary else (network(images, key),)
         total = each(logits, labels).mean() + auxiliary * sum(each(other, labels).mean() for other in others)
         return total, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
     def predict(params, images):
-        return probabilities(nnx.merge(graph, params)(images))
+        return probabilities(_merged(graph, params)(images))
 
     def activations(params, images):
         found = collections.OrderedDict()       # whose order survives jit
-        nnx.merge(graph, params)(images, tap=lambda name, x: found.setdefault(name, x))
+        _merged(graph, params)(images, tap=lambda name, x: found.setdefault(name, x))
         return found
 
     def features(params, images, key):
-        return nnx.merge(graph, params).features(images, key)
+        return _merged(graph, params).features(images, key)
 
     def head_loss(params, features, labels, key):
-        logits = nnx.merge(graph, params).classify(features, key)
+        logits = _merged(graph, params).classify(features, key)
         return each(logits, labels).mean(), logits
 
     def dense(params, images):
-        return probabilities(nnx.merge(graph, params).dense(images))
+        return probabilities(_merged(graph, params).dense(images))
 
     def estimate(params, images):
-        return curvature(nnx.merge(graph, params), images)
+        return curvature(_merged(graph, params), images)
 
     def own_loss(logits, labels):
         return each(logits, labels).mean()
@@ -103,6 +104,25 @@ def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callab
     return Task(init, whole_loss, predict, activations, Head(head, features, head_loss) if head else None,
                 dense if hasattr(nnx.merge(graph, jax.eval_shape(init, jax.random.key(0))), 'dense') else None,
                 estimate if curvature else None, own_loss if auxiliary else None)
+
+
+def _merged(graph, params: Params) -> nnx.Module:
+    """The network with these parameters. The operations of its layers carry their names, in programs and profiles."""
+    network = nnx.merge(graph, params)
+    for name in params:
+        layer = getattr(network, name)
+        layer.__class__ = _in_scope(type(layer), name)
+    return network
+
+
+@functools.cache
+def _in_scope(kind: type[nnx.Module], name: str) -> type[nnx.Module]:
+    class Layer(kind):
+        def __call__(self, *inputs, **choices):
+            with jax.named_scope(name):
+                return super().__call__(*inputs, **choices)
+
+    return Layer
 
 
 def count(params: Params) -> int:
