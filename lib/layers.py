@@ -171,19 +171,25 @@ def local_response_norm(x: jax.Array, n: int = 5, k: float = 2.0, alpha: float =
     `alpha` is not divided by n: cuda-convnet, Caffe and PyTorch do divide, so their alpha is `alpha / n` here; Caffe
     and the first cuda-convnet have k = 1. Windows do not cross `groups`, as the two GPUs normalised their own maps.
     """
-    maps = x.reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
+    maps = at_least_float32(x).reshape(*x.shape[:-1], groups, x.shape[-1] // groups)
     window = (1,) * (maps.ndim - 1) + (n,)
     around = [(0, 0)] * (maps.ndim - 1) + [(n // 2, n - 1 - n // 2)]
-    total = lax.reduce_window(maps * maps, np.zeros((), x.dtype), lax.add, window, (1,) * maps.ndim, around)
-    return (maps * _power(k + alpha * total, beta)).reshape(x.shape)
+    total = lax.reduce_window(maps * maps, np.zeros((), maps.dtype), lax.add, window, (1,) * maps.ndim, around)
+    return (maps * _power(k + alpha * total, beta)).reshape(x.shape).astype(x.dtype)
 
 
 def same_map_response_norm(x: jax.Array, n: int, k: float, alpha: float, beta: float) -> jax.Array:
     """x / (k + alpha * sum of x^2 over the n x n nearest places of the same map)^beta: `rnorm` of cuda-convnet, whose
     `scale` is n^2 times this alpha."""
     around = [(0, 0), (n // 2, n - 1 - n // 2), (n // 2, n - 1 - n // 2), (0, 0)]
-    total = lax.reduce_window(x * x, np.zeros((), x.dtype), lax.add, (1, n, n, 1), (1, 1, 1, 1), around)
-    return x * _power(k + alpha * total, beta)
+    maps = at_least_float32(x)
+    total = lax.reduce_window(maps * maps, np.zeros((), maps.dtype), lax.add, (1, n, n, 1), (1, 1, 1, 1), around)
+    return (maps * _power(k + alpha * total, beta)).astype(x.dtype)
+
+
+def at_least_float32(x: jax.Array) -> jax.Array:
+    """Numbers of bfloat16 in float32, in which they can be added up; others as they are."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
 
 
 def _power(base: jax.Array, beta: float) -> jax.Array:
@@ -212,11 +218,13 @@ def min_pool(x: jax.Array, size: int, stride: int, padding: int = 0, rounding: R
 def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, rounding: Rounding = 'ceil') -> jax.Array:
     """The mean of every window over the part of it that lies on the image, as in cuda-convnet and Caffe."""
     around = [borders(side, size, stride, padding, rounding) for side in x.shape[1:3]]
-    x = lax.pad(x, np.zeros((), x.dtype), [(0, 0, 0), (*around[0], 0), (*around[1], 0), (0, 0, 0)])
-    counts = [_window_counts(side, low, high, size, stride) for side, (low, high) in zip(x.shape[1:3], around)]
-    area = np.outer(*counts)[None, :, :, None].astype(x.dtype)
-    total = lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, size, size, 1), (1, stride, stride, 1), 'VALID')
-    return total / area
+    maps = at_least_float32(x)
+    zero = np.zeros((), maps.dtype)
+    maps = lax.pad(maps, zero, [(0, 0, 0), (*around[0], 0), (*around[1], 0), (0, 0, 0)])
+    counts = [_window_counts(side, low, high, size, stride) for side, (low, high) in zip(maps.shape[1:3], around)]
+    area = np.outer(*counts)[None, :, :, None].astype(maps.dtype)
+    total = lax.reduce_window(maps, zero, lax.add, (1, size, size, 1), (1, stride, stride, 1), 'VALID')
+    return (total / area).astype(x.dtype)
 
 
 def _window_counts(padded: int, low: int, high: int, size: int, stride: int) -> np.ndarray:
