@@ -128,12 +128,12 @@ def make(task: Task, experiment: Experiment, topology: Topology, devices: Sequen
     text = f'data:{data},model:{model}'
     require(data * model == topology.count, f'--mesh={text} has {data * model} devices and --topology={topology.text} '
                                             f'has {topology.count}: choose a mesh of all of them.')
-    for name, batch in (('batch_size', experiment.batch_size),
-                        ('optimizer.update_batch', experiment.optimizer.update_batch or 0)):
-        most = math.gcd(batch, topology.count)
-        require(batch % data == 0, f'--mesh={text} does not divide {name}={batch}: make that a multiple of {data}, as '
-                                   f'in --set {name}={data}, or spread feature maps too, as in --mesh=data:{most},'
-                                   f'model:{topology.count // most}.')
+    part = experiment.optimizer.update_batch
+    name, batch = ('optimizer.update_batch', part) if part else ('batch_size', experiment.batch_size)
+    most = math.gcd(batch, topology.count)
+    require(batch % data == 0, f'--mesh={text} does not divide {name}={batch}: make that a multiple of {data}, as in '
+                               f'--set {name}={data}, or split feature maps too, as in --mesh=data:{most},'
+                               f'model:{topology.count // most}.')
     state, memory = _held(task, experiment, mesh)
     common = dict(topology=topology, mesh=mesh, experiment=experiment, examples=examples,
                   image_bytes=3 * _stored(experiment.data)**2)
@@ -173,13 +173,12 @@ def alternatives(plan: Plan, task: Task, devices: Sequence[jax.Device]) -> Itera
     """Plans for the same devices that may fit where one does not, compiled one by one: those with more of the devices
     on `model`, then those with half the batch, a quarter and so on. What holds too much before the first layer has run
     is left out."""
-    data, model = plan.mesh
-    tries = [(plan.experiment, (data // parts, model * parts)) for parts in _powers_of_two(2, data) if data % parts == 0]
-    batches = [plan.experiment.batch_size // parts for parts in _powers_of_two(2, plan.experiment.batch_size // data)]
-    tries += [(batch, plan.mesh) for batch in batches]
-    for changed, mesh in tries:
+    (data, model), batch = plan.mesh, plan.experiment.batch_size
+    tries = [(batch, (data // parts, model * parts)) for parts in _powers_of_two(2, data) if data % parts == 0]
+    tries += [(batch // parts, plan.mesh) for parts in _powers_of_two(2, batch // data) if batch % parts == 0]
+    for batch, mesh in tries:
         try:
-            experiment = change(plan.experiment, 'batch_size', changed) if isinstance(changed, int) else changed
+            experiment = change(plan.experiment, 'batch_size', batch)
             _, memory = _held(task, experiment, mesh)
             if memory.peak < plan.topology.memory:
                 yield make(task, experiment, plan.topology, devices, mesh, plan.examples)
