@@ -1,6 +1,5 @@
-"""AlexNet and its training against an implementation in PyTorch, written for this test from the paper: float64."""
+"""AlexNet, cuda-convnet's networks and their training against implementations in PyTorch: float64."""
 import dataclasses
-from collections import OrderedDict
 
 import jax
 import jax.numpy as jnp
@@ -10,129 +9,31 @@ import pytest
 from lib import layers, optimizers, train
 from lib.data.statistics import Statistics
 from lib.experiment import change
-from reproductions.alexnet.experiments import PAPER
+from reproductions.alexnet.experiments import EXPERIMENTS, PAPER
 from reproductions.alexnet.model import build
 from tests.peer import in_torchs_layout, maps_first, random_params, same
 
 torch = pytest.importorskip('torch', reason='needs torch: install requirements-peer.txt')
 torch.set_num_threads(1)        # more of them wait for JAX's on so small arrays
-nn, F = torch.nn, torch.nn.functional
+peers = pytest.importorskip('reproductions.alexnet.peer')
 
 
-class Convolution(nn.Conv2d):
-    """torch's, with a border of zeros at the right and bottom where the last window overhangs the image."""
-
-    def forward(self, x):
-        def overhang(side, kernel, stride, padding):
-            return -(side + 2 * padding - kernel) % stride
-
-        beyond = [overhang(*axis) for axis in zip(x.shape[2:], self.kernel_size, self.stride, self.padding)]
-        (top, left), (bottom, right) = self.padding, beyond
-        wide = F.pad(x, (left, left + right, top, top + bottom))
-        return F.conv2d(wide, self.weight, self.bias, self.stride, groups=self.groups)
-
-
-class ResponseNorm(nn.Module):
-    """torch divides alpha by n. Each of the parts of the maps is normalised alone."""
-
-    def __init__(self, k, alpha, parts):
-        super().__init__()
-        self.norm, self.parts = nn.LocalResponseNorm(5, 5 * alpha, 0.75, k), parts
-
-    def forward(self, x):
-        return torch.cat([self.norm(part) for part in x.chunk(self.parts, 1)], 1)
-
-
-class MinPool(nn.MaxPool2d):
-    def forward(self, x):
-        return -super().forward(-x)
-
-
-class Dropout(nn.Module):
-    """The paper's: outputs are zeroed in training, by `mask`, and multiplied by the fraction kept at test time."""
-
-    def __init__(self, rate):
-        super().__init__()
-        self.rate, self.mask = rate, None
-
-    def forward(self, x):
-        return x * self.mask if self.training else x * (1 - self.rate)
-
-
-class Peer(nn.Sequential):
-    """The variant of the network that `model` describes, on images [n, 3, s, s], with `features` maps into fc6."""
-
-    def __init__(self, model, features):
-        ceil, batch = model.rounding == 'ceil', model.norm == 'batch'
-        pools = {'max': nn.MaxPool2d, 'min': MinPool,
-                 'average': lambda *a, **kw: nn.AvgPool2d(*a, **kw, count_include_pad=False)}
-        unit = {'relu': nn.ReLU, 'tanh': nn.Tanh}[model.activation]
-        windows = {1: dict(kernel_size=11, stride=4, padding=model.padding), 2: dict(kernel_size=5, padding=2)}
-        steps, maps = OrderedDict(), 3
-        for number, width in enumerate([*model.widths, model.conv6], 1):
-            stage = []
-            if model.without != f'conv{number}' and width:
-                make = Convolution if number == 1 and ceil else nn.Conv2d
-                groups = 1 if number in (1, 3) else model.groups
-                window = windows.get(number, dict(kernel_size=3, padding=1))
-                stage.append((f'conv{number}', make(maps, width, groups=groups, bias=not batch, **window)))
-                if batch:
-                    stage.append((f'conv{number}_norm', nn.BatchNorm2d(width)))
-                stage.append((f'unit{number}', unit()))
-                maps = width
-            if number in (1, 2, 5):
-                stage.append((f'pool{number}', pools[model.pool](model.pool_size, 2, ceil_mode=ceil)))
-            if number <= 2 and model.norm == 'response':
-                after = [name for name, _ in stage].index(f'{model.lrn_after[number - 1]}{number}')
-                parts = model.groups if model.lrn_own_group else 1
-                stage.insert(after + 1, (f'norm{number}', ResponseNorm(model.lrn_k, model.lrn_alpha, parts)))
-            steps.update(stage)
-        steps['flat'] = nn.Flatten()
-        for number in (6, 7):
-            steps[f'fc{number}'] = nn.Linear(features, features := model.fc_width, bias=not batch)
-            if batch:
-                steps[f'fc{number}_norm'] = nn.BatchNorm1d(features)
-            steps[f'fc_unit{number}'] = unit()
-            steps[f'dropout{number}'] = Dropout(model.dropout)
-        steps['fc8'] = nn.Linear(features, model.classes)
-        super().__init__(steps)
-        self.double()
-
-    def outputs(self, x):
-        """The output of every layer of the paper by its name: a layer's ends with its unit, and with dropout."""
-        names, found = {f'unit{n}': f'conv{n}' for n in range(1, 7)} | {'dropout6': 'fc6', 'dropout7': 'fc7'}, {}
-        for step, module in self.named_children():
-            x = module(x)
-            if step in names:
-                found[names[step]] = x
-            elif step.startswith(('norm', 'pool')) or step == 'fc8':
-                found[step] = x
-        return found
-
-    def set_masks(self, mask6, mask7):
-        self.dropout6.mask, self.dropout7.mask = torch.tensor(np.array(mask6)), torch.tensor(np.array(mask7))
-
-
-def make_peer(model, params, side):
-    peer = Peer(model, len(params['fc6']['kernel']))
+def make_peer(config, params, side):
+    peer = peers.make(config).double()
     state = {name: torch.tensor(array) for name, array in in_torchs_layout(params, {'fc6': side}).items()}
     left = peer.load_state_dict(state, strict=False)
     assert not left.unexpected_keys and all(name.endswith('num_batches_tracked') for name in left.missing_keys)
     return peer
 
 
+def set_masks(peer, mask6, mask7):
+    peer.dropout6.mask, peer.dropout7.mask = torch.tensor(np.array(mask6)), torch.tensor(np.array(mask7))
+
+
 def experiment(image_size, **model):
     small = dict(widths=(8, 16, 12, 12, 8), fc_width=24, classes=10) | model
     changed = dataclasses.replace(PAPER, model=dataclasses.replace(PAPER.model, **small))
     return change(changed, 'data.image_size', image_size)
-
-
-def torch_loss(loss, logits, labels):
-    """Mean over the images: cross-entropy of the softmax, or the sum of one binary cross-entropy for each class."""
-    if loss == 'softmax':
-        return F.cross_entropy(logits, labels)
-    targets = F.one_hot(labels, logits.shape[1]).double()
-    return F.binary_cross_entropy_with_logits(logits, targets, reduction='sum') / len(logits)
 
 
 def masks(key, rate, n, width):
@@ -176,13 +77,13 @@ def test_every_activation_loss_and_gradient(name):
         activations, ((loss, (logits, moved)), gradients) = ours(params, x, key)
         kept = masks(key, model.dropout, n, model.fc_width)
 
-    peer, images = make_peer(model, params, side), torch.tensor(maps_first(x))
+    peer, images = make_peer(config, params, side), torch.tensor(maps_first(x))
     seen = peer.eval().outputs(images)
     same({layer: maps_first(array) for layer, array in activations.items()}, seen, 1e-12)     # in the same order too
 
-    peer.train().set_masks(*kept)
+    set_masks(peer.train(), *kept)
     theirs = peer(images)
-    their_loss = torch_loss(model.loss, theirs, torch.tensor(labels))
+    their_loss = peer.loss(theirs, torch.tensor(labels))
     their_loss.backward()
     same({'logits': logits, 'loss': loss}, {'logits': theirs, 'loss': their_loss}, 1e-12)
     mine = in_torchs_layout(gradients, {'fc6': side})
@@ -237,7 +138,7 @@ def test_fifty_steps_of_training_stay_together(name):
         return task.loss(params, images.astype(jnp.float64), labels, key)
 
     side = 2 if model.pool_size == 2 else 1
-    peer = make_peer(model, start, side).train()
+    peer = make_peer(config, start, side).train()
     velocity = {weight: torch.zeros_like(leaf) for weight, leaf in peer.named_parameters()}
     losses, their_losses = [], []
     with jax.enable_x64(True):
@@ -249,9 +150,9 @@ def test_fifty_steps_of_training_stay_together(name):
             state, loss, _ = step(state, batch, classes, statistics, np.uint32(number), np.float64(rate))
             losses.append(loss)
             key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number))[1]
-            peer.set_masks(*masks(key, model.dropout, BATCH, model.fc_width))
+            set_masks(peer, *masks(key, model.dropout, BATCH, model.fc_width))
             pixels = torch.tensor((batch.astype(np.float64) - mean) / 64).permute(0, 3, 1, 2)
-            their_loss = torch_loss(model.loss, peer(pixels), torch.tensor(classes))
+            their_loss = peer.loss(peer(pixels), torch.tensor(classes))
             peer.zero_grad()
             their_loss.backward()
             their_losses.append(their_loss.detach())
@@ -281,9 +182,54 @@ def test_probabilities(loss):
     params, x = random_params(task), 60 * np.random.default_rng(1).standard_normal((2, 64, 64, 3))
     with jax.enable_x64(True):
         found = jax.jit(task.predict)(params, x)
-    logits = make_peer(config.model, params, 1).eval()(torch.tensor(maps_first(x)))
+    logits = make_peer(config, params, 1).eval()(torch.tensor(maps_first(x)))
     expected = {'softmax': logits.softmax(1), 'logistic': logits.sigmoid()}[loss]
     same({'probabilities': found}, {'probabilities': expected}, 1e-12)
+
+
+def cifar_in_torchs_layout(params, side):
+    """`side` is that of the maps that the largest of the fully connected layers reads; another one reads units."""
+    dense = max((layer for layer in params if layer.startswith('fc')), key=lambda fc: len(params[fc]['kernel']))
+    found = {}
+    for name, array in in_torchs_layout({layer: kinds for layer, kinds in params.items() if 'local' not in layer},
+                                        {dense: side}).items():
+        layer, kind = name.split('.')
+        found[f'{layer}.1.{kind}' if layer.startswith('fc') else name] = array
+    for layer in (layer for layer in params if 'local' in layer):
+        kernel, bias = (np.array(params[layer][kind]) for kind in ('kernel', 'bias'))
+        height, width, window, maps = kernel.shape          # a window is 3x3 places of all maps
+        kernel = kernel.reshape(height * width, 9, window // 9, maps).transpose(0, 3, 2, 1)
+        found |= {f'{layer}.weight': kernel.reshape(height * width, maps, window),
+                  f'{layer}.bias': bias.transpose(2, 0, 1)}
+    return found
+
+
+@pytest.mark.parametrize('percent', ['80sec', '19pct', '18pct', '13pct', '11pct'])
+def test_every_activation_loss_and_gradient_of_cuda_convnets(percent):
+    config = EXPERIMENTS[f'cifar_{percent}']
+    size = config.data.image_size
+    task, params, n = build(config), random_params(build(config)), 2
+    x = 60 * np.random.default_rng(1).standard_normal((n, size, size, 3))
+    labels = np.array([3, 9])
+
+    @jax.jit
+    def ours(params, x):
+        gradient = jax.value_and_grad(task.loss, has_aux=True)
+        return task.activations(params, x), gradient(params, x, labels, jax.random.key(0))
+
+    with jax.enable_x64(True):
+        activations, ((loss, (logits, _)), gradients) = ours(params, x)
+    side, peer = size // (8 if size == 32 else 4), peers.make(config).double()
+    peer.load_state_dict({name: torch.tensor(array) for name, array in cifar_in_torchs_layout(params, side).items()})
+    seen = peer.outputs(torch.tensor(maps_first(x)))
+    same({layer: maps_first(array) for layer, array in activations.items()}, seen, 1e-12)
+    their_loss = peer.loss(seen['fc10'], torch.tensor(labels))
+    their_loss.backward()
+    same({'loss': loss}, {'loss': their_loss}, 1e-12)
+    expected = {weight: leaf.grad for weight, leaf in peer.named_parameters()}
+    assert all(gradient.abs().max() > 1e-8 for gradient in expected.values())
+    mine = cifar_in_torchs_layout(gradients, side)
+    same({weight: mine[weight] for weight in expected}, expected, 1e-12)
 
 
 @pytest.mark.slow
@@ -294,7 +240,7 @@ def test_network_of_full_size():
     x = 60 * np.random.default_rng(1).standard_normal((1, 224, 224, 3))
     with jax.enable_x64(True):
         found = jax.jit(task.activations)(params, x)
-    peer = make_peer(PAPER.model, params, 6).eval()
+    peer = make_peer(PAPER, params, 6).eval()
     assert sum(leaf.numel() for leaf in peer.parameters()) == 60_965_224
     with torch.no_grad():
         expected = peer.outputs(torch.tensor(maps_first(x)))

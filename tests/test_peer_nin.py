@@ -1,7 +1,6 @@
-"""Network in Network against an implementation in PyTorch, written for this test, in float64; and its author's Caffe
-model against OpenCV's reader. Networks are narrow."""
+"""Network in Network against an implementation in PyTorch, in float64; and its author's Caffe model against OpenCV's
+reader. Networks are narrow."""
 import dataclasses
-from collections import OrderedDict
 
 import jax
 import numpy as np
@@ -11,7 +10,7 @@ from lib import importers, layers
 from lib.data import augment, statistics
 from lib.experiment import UsageError
 from reproductions.nin.experiments import EXPERIMENTS
-from reproductions.nin.model import Dense, Dropout, GlobalAverage, MLPConv, Pool, build
+from reproductions.nin.model import Dropout, build
 from reproductions.nin.weights import CAFFE_MEAN, CAFFE_NAMES, convert
 from tests import caffe
 from tests.peer import in_torchs_layout, maps_first, random_params, same
@@ -19,69 +18,12 @@ from tests.test_nin import small
 
 torch = pytest.importorskip('torch', reason='needs torch: install requirements-peer.txt')
 torch.set_num_threads(1)
-nn, F = torch.nn, torch.nn.functional
+peers = pytest.importorskip('reproductions.nin.peer')
 
 
-class Masked(nn.Module):
-    """The paper's dropout: outputs are zeroed in training, by `mask`, and multiplied by the fraction kept at test."""
-
-    def __init__(self, rate):
-        super().__init__()
-        self.rate, self.mask = rate, None
-
-    def forward(self, x):
-        return x * self.mask if self.training else x * (1 - self.rate)
-
-
-class Peer(nn.Sequential):
-    """The network of a model, on images [n, channels, s, s]. `side` is that of the maps that a first Linear reads."""
-
-    def __init__(self, model, side):
-        steps, maps, counts = OrderedDict(), model.channels, dict.fromkeys(('conv', 'cccp', 'pool', 'dropout', 'fc'), 0)
-
-        def add(kind, module, relu=False):
-            counts[kind] += 1
-            steps[f'{kind}{counts[kind]}'] = nn.Sequential(OrderedDict(it=module, relu=nn.ReLU())) if relu else module
-
-        for layer in model.layers:
-            if isinstance(layer, MLPConv):
-                add('conv', nn.Conv2d(maps, layer.maps, layer.size, layer.stride, layer.padding), True)
-                maps = layer.maps
-                for place, width in enumerate(layer.widths, 1):
-                    add('cccp', nn.Conv2d(maps, width, 1), layer.last_unit or place < len(layer.widths))
-                    maps = width
-            elif isinstance(layer, Pool):
-                ceil = model.rounding == 'ceil'
-                add('pool', nn.MaxPool2d(3, 2, ceil_mode=ceil) if layer.kind == 'max' else
-                    nn.AvgPool2d(3, 2, ceil_mode=ceil, count_include_pad=False))
-            elif isinstance(layer, Dropout):
-                add('dropout', Masked(model.dropout))
-            elif isinstance(layer, GlobalAverage):
-                steps['poolg'], side = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), 1
-            elif isinstance(layer, Dense):
-                add('fc', nn.Sequential(nn.Flatten(), nn.Linear(side * side * maps, layer.units)), layer.unit)
-                maps, side = layer.units, 1
-        super().__init__(steps)
-        self.double()
-
-    def load(self, arrays):
-        """Arrays under LAYER.weight and LAYER.bias, in the order of the network's own."""
-        names = [name.split('.')[0] + '.' + name.split('.')[-1] for name in self.state_dict()]
-        self.load_state_dict({own: torch.tensor(arrays[name]) for own, name in zip(self.state_dict(), names)})
-
-    def gradients(self):
-        return {name.split('.')[0] + '.' + name.split('.')[-1]: leaf.grad for name, leaf in self.named_parameters()}
-
-    def outputs(self, x):
-        """The output of every layer of ours by its name, and what goes into each dropout."""
-        found, inputs = {}, {}
-        for step, module in self.named_children():
-            if isinstance(module, Masked):
-                inputs[step] = x
-            x = module(x)
-            if not isinstance(module, Masked):
-                found[step] = x
-        return found, inputs
+def by_layer(arrays):
+    """Arrays of the peer without the places of modules within a layer: conv1.it.weight is conv1.weight."""
+    return {name.split('.')[0] + '.' + name.split('.')[-1]: array for name, array in arrays.items()}
 
 
 NETWORKS = {            # experiment, pixels a side, side of the maps that fc1 reads
@@ -109,9 +51,10 @@ def test_every_activation_loss_and_gradient(name):
     def ours(params, x, key):
         return task.activations(params, x), jax.value_and_grad(task.loss, has_aux=True)(params, x, labels, key)
 
-    peer = Peer(model, side)
+    peer = peers.make(experiment).double()
     flattened = {'fc1': side} if side else {}
-    peer.load(in_torchs_layout(params, flattened))
+    arrays, own = in_torchs_layout(params, flattened), peer.state_dict()
+    peer.load_state_dict({name: torch.tensor(arrays[layer]) for name, layer in zip(own, by_layer(own))})
     images = torch.tensor(maps_first(x[..., :model.channels]))
     seen, dropped = peer.eval().outputs(images)
     with jax.enable_x64(True):
@@ -125,10 +68,11 @@ def test_every_activation_loss_and_gradient(name):
     same({layer: maps_first(array) for layer, array in activations.items()}, seen, 1e-12)      # in the same order too
 
     theirs = peer.train()(images)
-    their_loss = F.cross_entropy(theirs, torch.tensor(labels))
+    their_loss = peer.loss(theirs, torch.tensor(labels))
     their_loss.backward()
     same({'logits': logits, 'loss': loss}, {'logits': theirs, 'loss': their_loss}, 1e-12)
-    mine, expected = in_torchs_layout(gradients, flattened), peer.gradients()
+    mine = in_torchs_layout(gradients, flattened)
+    expected = by_layer({name: leaf.grad for name, leaf in peer.named_parameters()})
     assert moved == {} and all(gradient.abs().max() > 1e-8 for gradient in expected.values())
     same({weight: mine[weight] for weight in expected}, expected, 1e-12)
 

@@ -1,4 +1,4 @@
-"""ZFNet and its training against an implementation in PyTorch, written for this test from the paper: float64."""
+"""ZFNet and its training against an implementation in PyTorch, and imgclsmob's: float64."""
 import dataclasses
 
 import jax
@@ -16,83 +16,8 @@ from tests.peer import in_torchs_layout, maps_first, random_params, same
 
 torch = pytest.importorskip('torch', reason='needs torch: install requirements-peer.txt')
 torch.set_num_threads(1)        # more of them wait for JAX's on so small arrays
+peers = pytest.importorskip('reproductions.zfnet.peer')
 nn, F = torch.nn, torch.nn.functional
-
-
-def pool(x):
-    return F.max_pool2d(x, 3, 2, ceil_mode=True)
-
-
-def normalise(x):
-    """Krizhevsky's constants; torch divides alpha by the window."""
-    return F.local_response_norm(x, 5, alpha=5e-4, beta=0.75, k=2.0)
-
-
-class Peer(nn.Module):
-    """What the three networks share: from layer 3 on. `masks` are those of dropout in training."""
-
-    def __init__(self, first, second, third, widths, features, classes):
-        super().__init__()
-        w1, w2, w3, w4, w5, w6, w7 = widths
-        self.conv1, self.conv2 = nn.Conv2d(3, w1, **first), nn.Conv2d(w1, w2, **second)
-        self.conv3 = nn.Conv2d(w2, w3, 3, padding=1, groups=third)
-        self.conv4, self.conv5 = nn.Conv2d(w3, w4, 3, padding=1), nn.Conv2d(w4, w5, 3, padding=1)
-        self.fc6, self.fc7, self.fc8 = nn.Linear(features, w6), nn.Linear(w6, w7), nn.Linear(w7, classes)
-        self.masks = {}
-        self.double()
-
-    def begin(self, x):
-        """The outputs of layers 1 and 2."""
-        raise NotImplementedError
-
-    def outputs(self, x):
-        found = self.begin(x)
-        x = list(found.values())[-1]
-        for name in ('conv3', 'conv4', 'conv5'):
-            found[name] = x = F.relu(getattr(self, name)(x))
-        found['pool5'] = x = pool(x)
-        x = x.flatten(1)
-        for name in ('fc6', 'fc7'):
-            x = F.relu(getattr(self, name)(x))
-            found[name] = x = x * self.masks[name] if self.training else x / 2
-        found['fc8'] = self.fc8(x)
-        return found
-
-    def forward(self, x):
-        return self.outputs(x)['fc8']
-
-
-class Figure3(Peer):
-    """Section 3: ReLU, pooling, normalisation. Of the border only the pixel that the last window lacks is added."""
-
-    def __init__(self, widths, features, classes):
-        super().__init__(dict(kernel_size=7, stride=2), dict(kernel_size=5, stride=2), 1, widths, features, classes)
-
-    def begin(self, x):
-        odd = (x.shape[2] - 7) % 2
-        conv1 = F.relu(self.conv1(F.pad(x, (0, odd, 0, odd))))
-        pool1 = pool(conv1)
-        norm1 = normalise(pool1)
-        odd = (norm1.shape[2] - 5) % 2
-        conv2 = F.relu(self.conv2(F.pad(norm1, (0, odd, 0, odd))))
-        pool2 = pool(conv2)
-        return dict(conv1=conv1, pool1=pool1, norm1=norm1, conv2=conv2, pool2=pool2, norm2=normalise(pool2))
-
-
-class Krizhevsky(Peer):
-    """ReLU, normalisation, pooling; 224 pixels lack 3 for the last window."""
-
-    def __init__(self, widths, features, classes):
-        super().__init__(dict(kernel_size=11, stride=4), dict(kernel_size=5, padding=2), 1, widths, features, classes)
-
-    def begin(self, x):
-        lacking = -(x.shape[2] - 11) % 4
-        conv1 = F.relu(self.conv1(F.pad(x, (0, lacking, 0, lacking))))
-        norm1 = normalise(conv1)
-        pool1 = pool(norm1)
-        conv2 = F.relu(self.conv2(pool1))
-        norm2 = normalise(conv2)
-        return dict(conv1=conv1, norm1=norm1, pool1=pool1, conv2=conv2, norm2=norm2, pool2=pool(norm2))
 
 
 def narrow(name, size, widths):
@@ -103,10 +28,15 @@ def narrow(name, size, widths):
         'data.image_size': size})
 
 
-def make_peer(kind, widths, params, side):
-    peer = kind(widths, len(params['fc6']['kernel']), 10)
+def make_peer(experiment, params, side):
+    peer = peers.make(experiment).double()
     peer.load_state_dict({name: torch.tensor(array) for name, array in in_torchs_layout(params, {'fc6': side}).items()})
     return peer
+
+
+def set_masks(peer, kept):
+    for name, mask in kept.items():
+        peer.dropout[name].mask = mask
 
 
 def masks(key, experiment, n):
@@ -122,9 +52,10 @@ def masks(key, experiment, n):
 WIDTHS = (8, 12, 10, 12, 8, 24, 20)
 
 
-@pytest.mark.parametrize('name, kind, size, side', [('paper', Figure3, 80, 2), ('krizhevsky', Krizhevsky, 80, 2)])
-def test_every_activation_loss_and_gradient(name, kind, size, side):
-    experiment, n = narrow(name, size, WIDTHS), 3
+@pytest.mark.parametrize('name, kind', [('paper', 'Figure3'), ('krizhevsky', 'Krizhevsky')])
+def test_every_activation_loss_and_gradient(name, kind):
+    size, side, n = 80, 2, 3
+    experiment = narrow(name, size, WIDTHS)
     task = build(experiment)
     params = random_params(task)
     x = 60 * np.random.default_rng(1).standard_normal((n, size, size, 3))
@@ -139,11 +70,12 @@ def test_every_activation_loss_and_gradient(name, kind, size, side):
         activations, ((loss, (logits, moved)), gradients) = ours(params, x, key)
         kept = masks(key, experiment, n)
 
-    peer, images = make_peer(kind, WIDTHS, params, side), torch.tensor(maps_first(x))
+    peer, images = make_peer(experiment, params, side), torch.tensor(maps_first(x))
+    assert type(peer).__name__ == kind
     same({layer: maps_first(array) for layer, array in activations.items()}, peer.eval().outputs(images), 1e-12)
-    peer.train().masks = kept
+    set_masks(peer.train(), kept)
     theirs = peer(images)
-    their_loss = F.cross_entropy(theirs, torch.tensor(labels))
+    their_loss = peer.loss(theirs, torch.tensor(labels))
     their_loss.backward()
     same({'logits': logits, 'loss': loss}, {'logits': theirs, 'loss': their_loss}, 1e-12)
     expected = {weight: leaf.grad for weight, leaf in peer.named_parameters()}
@@ -169,7 +101,7 @@ def test_steps_of_training_with_limited_filters_stay_together():
     def loss_of_float64(params, images, labels, key):       # the step hands out float32 images
         return task.loss(params, images.astype(jnp.float64), labels, key)
 
-    peer = make_peer(Figure3, WIDTHS, start, 1).train()
+    peer = make_peer(experiment, start, 1).train()
     pixels = torch.tensor((images.astype(np.float64) - 120) / 64).permute(0, 3, 1, 2)
     velocity = {weight: torch.zeros_like(leaf) for weight, leaf in peer.named_parameters()}
     limited = 0
@@ -179,9 +111,9 @@ def test_steps_of_training_with_limited_filters_stay_together():
         for number in range(steps):
             state, _, _ = step(state, images, labels, statistics, np.uint32(number), np.float64(rate))
             key = jax.random.split(jax.random.fold_in(jax.random.key(experiment.seed), number))[1]
-            peer.masks = masks(key, experiment, 8)
+            set_masks(peer, masks(key, experiment, 8))
             peer.zero_grad()
-            F.cross_entropy(peer(pixels), torch.tensor(labels)).backward()
+            peer.loss(peer(pixels), torch.tensor(labels)).backward()
             with torch.no_grad():
                 for weight, leaf in peer.named_parameters():
                     velocity[weight] = 0.9 * velocity[weight] - rate * leaf.grad
@@ -225,7 +157,7 @@ class Imgclsmob(nn.Module):
             if number < 2:
                 x = F.local_response_norm(x, size=5, k=2.0)
             if number in (0, 1, 4):
-                x = pool(x)
+                x = F.max_pool2d(x, 3, 2, ceil_mode=True)
         return fc3(F.relu(fc2(F.relu(fc1(x.flatten(1))))))
 
 
