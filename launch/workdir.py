@@ -88,7 +88,7 @@ def about(paper: Paper, name: str, experiment: Experiment, differences: dict, da
         'differences': json.loads(json.dumps(differences, default=repr)),
         'batch_size': experiment.batch_size, 'init_from': FLAGS.init_from,
         'data': data,
-        'commit': _commit(), 'versions': {'python': platform.python_version(), **versions},
+        'commit': commit(), 'versions': {'python': platform.python_version(), **versions},
         'device': jax.devices()[0].device_kind, 'devices': mesh.size, 'mesh': FLAGS.mesh,
         'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'peak_memory_gib': peak / 2**30,
         'command': shlex.join(['python', '-m', f'launch.{paper.name}', *sys.argv[1:]]),
@@ -96,7 +96,8 @@ def about(paper: Paper, name: str, experiment: Experiment, differences: dict, da
     }
 
 
-def _commit() -> str:
+def commit() -> str:
+    """The commit that this code is of, and whether it was changed since."""
     def git(*words):
         here = Path(__file__).parent
         return subprocess.run(['git', *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
