@@ -5,24 +5,31 @@ prints for one device: its memory, its work, what it exchanges with the others l
 step, of an epoch and of the whole recipe at the rates that the maker states. For GPUs all but the exchanges is an
 estimate.
 """
+import datetime
 import json
 import math
+import platform
+import shlex
+import sys
 from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import jax
 from absl import app, flags
 from rich import box
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table as Grid
 from rich.text import Text
 
-from launch import cli
+from launch import cli, workdir
 from launch.cli import FLAGS
 from launch.papers import PAPERS
-from lib import hardware, plan, report
+from lib import hardware, plan, report, scaling
 from lib import mesh as meshes
-from lib.experiment import Comparison, Experiment, require
+from lib.experiment import Comparison, Experiment, UsageError, require
 from lib.paper import Paper
 from lib.plan import Plan
 
@@ -38,12 +45,18 @@ def define_flags() -> None:
     flags.DEFINE_multi_string('set', [], 'change a field, as in --set batch_size=512, which is that of all devices '
                               'together; may be repeated')
     flags.DEFINE_bool('json', False, 'print JSON, and nothing else')
+    flags.DEFINE_bool('scaling', False, 'instead, write to --workdir what 1 to 256 devices exchange, as JSON and as a '
+                      'picture')
+    flags.DEFINE_string('workdir', None, 'with --scaling: where it is written (default runs/PAPER-scaling)')
 
 
 def main(argv: list[str]) -> None:
     cli.prepare()
     jax.config.update('jax_platforms', 'cpu')       # what is compiled for is not what this runs on
     paper = cli.named_paper(argv, PAPERS, 'launch.plan {} --topology=v5e:2x2')
+    if FLAGS.scaling:
+        scale(paper, workdir.path(FLAGS.workdir, f'{paper.name}-scaling'))
+        return
     require(FLAGS.topology is not None, f'Name the devices with --topology. There are: {hardware.EXISTING}.')
     show(paper, FLAGS.experiment, FLAGS.set, FLAGS.topology, FLAGS.mesh, FLAGS.json)
 
@@ -75,6 +88,33 @@ def show(paper: Paper, name: str, assignments: Sequence[str], topology: str, mes
         _print(grid)
     for line in [*_notes(made), _verdict(made, fits)]:
         cli.say(line)
+
+
+def scale(paper: Paper, folder: Path) -> None:
+    """Writes what devices exchange as there are more of them, for every way to share the paper's training.
+
+    Raises:
+      UsageError: if the paper names none, or the folder cannot be written.
+    """
+    require(bool(paper.scaling), f'{paper.name} names no ways to share its training: --scaling is for '
+                                 f'{", ".join(name for name, one in PAPERS.items() if one.scaling)}.')
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / scaling.FILE).touch()
+    except OSError as error:
+        raise UsageError(f'{folder} cannot be written ({error.strerror}): choose another --workdir.') from error
+    with Progress(console=cli.console, transient=True) as bars:
+        bar = bars.add_task('compiling', total=len(paper.scaling) * len(scaling.DEVICES))
+        points = list(scaling.measure(paper.scaling, paper.experiments, paper.build, lambda: bars.advance(bar)))
+    results = {
+        'paper': paper.name, 'points': points, 'commit': workdir.commit(),
+        'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
+        'versions': {'python': platform.python_version(), 'jax': metadata.version('jax'),
+                     'jaxlib': metadata.version('jaxlib')},
+        'command': shlex.join(['python', '-m', 'launch.plan', *sys.argv[1:]])}
+    (folder / scaling.FILE).write_text(json.dumps(results, indent=1) + '\n')
+    scaling.picture(results, paper.scaling, folder / scaling.PICTURE)
+    cli.say(f'{folder / scaling.FILE} and {scaling.PICTURE} written.')
 
 
 def examples(paper: Paper, name: str, experiment: Experiment) -> int | None:

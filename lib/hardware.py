@@ -41,7 +41,6 @@ GPUS = {
 }
 EXISTING = ('; '.join(f'{name}: with {", ".join(slices)}' for name, slices in SLICES.items())
             + f'; gpu:NAME or gpu:NAME:COUNT with {", ".join(GPUS)}; cpu:COUNT')
-LOCK = '/tmp/libtpu_lockfile'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +80,11 @@ def parse(text: str) -> Topology:
 
 
 def devices(topology: Topology) -> list[jax.Device]:
-    """Devices to compile for. Those of a TPU need not be there, but `libtpu` must, and no other process may use it; a
-    GPU is stood in for by CPU devices. Called before JAX is used.
+    """Devices to compile for, called before JAX is used. Those of a TPU need not be there, but libtpu must; CPU devices
+    stand in for GPUs.
 
     Raises:
-      UsageError: if libtpu is missing or in use, or JAX was used with fewer CPU devices before.
+      UsageError: if libtpu is missing, or JAX was used with fewer CPU devices before.
     """
     if topology.platform == 'tpu':
         return _tpus(topology)
@@ -105,18 +104,13 @@ def _tpus(topology: Topology) -> list[jax.Device]:
         raise UsageError(f'--topology={topology.text} is compiled for by libtpu, which is not installed: pip install '
                          '-r requirements-tpu.txt (no TPU is needed).')
     kind, sides = topology.text.split(':')
-    # On a machine without a TPU libtpu would ask the network what kind of machine this is.
+    # On a machine without a TPU libtpu would ask the network what kind of machine this is. Nothing runs on a TPU here,
+    # so several processes may load it.
     named = {'v5e': f'v5litepod-{topology.count}', 'v5p': f'v5p-{2 * topology.count}', 'v6e': f'v6e-{topology.count}'}
     os.environ |= {'TPU_SKIP_MDS_QUERY': '1', 'TPU_WORKER_HOSTNAMES': 'localhost',
-                   'TPU_ACCELERATOR_TYPE': named[kind]}
+                   'TPU_ACCELERATOR_TYPE': named[kind], 'ALLOW_MULTIPLE_LIBTPU_LOAD': '1'}
     from jax.experimental import topologies  # which loads libtpu
 
     # A host has four chips, unless there are fewer.
     bounds = {'chips_per_host_bounds': tuple(map(int, f'{sides}x1'.split('x')))} if topology.count < 4 else {}
-    try:
-        return list(topologies.get_topology_desc(topology.text, 'tpu', **bounds).devices)
-    except jax.errors.JaxRuntimeError as error:
-        if 'lockfile' not in str(error):
-            raise
-        raise UsageError('Another process uses libtpu, which serves one at a time: wait until it has ended. If there '
-                         f'is none, one was killed; then delete {LOCK}.') from error
+    return list(topologies.get_topology_desc(topology.text, 'tpu', **bounds).devices)

@@ -7,6 +7,7 @@ from lib import report
 from lib.experiment import Comparison, Experiment, UsageError, override
 from lib.geometry import Geometry
 from lib.importers import Saved
+from lib.scaling import Scheme
 from lib.task import Params, Task
 
 
@@ -45,6 +46,7 @@ class Paper:
     counts: Mapping[str, Counts]    # of the published networks, by their experiment
     lessons: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     # what to know of a layer of this paper only: {experiment: {layer: sentences}}
+    scaling: Sequence[Scheme] = ()      # ways to share its training, for the table of what devices exchange
 
     def choose(self, name: str, assignments: Sequence[str]) -> Experiment | Comparison:
         """An experiment by name, with the assignments of `--set` made in it.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib import geometry, report
+from lib import geometry, report, scaling
 from lib.experiment import UsageError, in_words
 from lib.paper import Paper
 from lib.report import DAGGER, Race, Row, Table
@@ -49,9 +49,9 @@ def _escape(text: str) -> str:
 def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
     """Every README of the repository with its generated blocks written anew: {path: text}.
 
-    In reproductions/PAPER/README.md the block NAME reports results/NAME/results.json, and `claims` lists every number
-    of the paper; the README at the top has the blocks `networks`, what each published network counts and errs, and
-    `headline`: all committed results in one table.
+    In reproductions/PAPER/README.md the block NAME reports results/NAME/results.json, `claims` lists every number of
+    the paper, and `scaling` what devices exchange; the README at the top has the blocks `networks`, what each published
+    network counts and errs, and `headline`: all committed results in one table.
 
     Args:
       root: of the repository.
@@ -90,6 +90,8 @@ def _fill(path: Path, content: Callable[[str], str | None]) -> str:
 def _block(folder: Path, paper: Paper, name: str) -> str:
     if name == 'claims':
         return _claims(folder, paper)
+    if name == 'scaling':
+        return _scaling(folder / 'results' / 'scaling', paper)
     results = report.kept(folder).get(name)
     if results is None:
         raise UsageError(f'{folder / "README.md"} has a block {name!r}, and {folder / "results" / name} has no '
@@ -99,6 +101,15 @@ def _block(folder: Path, paper: Paper, name: str) -> str:
         about = path.with_suffix('.json')
         pictures[f'results/{name}/{path.name}'] = json.loads(about.read_text())['statement'] if about.exists() else ''
     return f'<a id="{name}"></a>\n\n' + markdown(results, paper.tables, results['experiment'], pictures)
+
+
+def _scaling(folder: Path, paper: Paper) -> str:
+    results = scaling.read(folder)
+    header, rows = scaling.table(results, paper.scaling)
+    lines = [_line(header), _line(['---:'] * len(header)), *(_line(map(_escape, row)) for row in rows)]
+    facts = [*scaling.findings(results, paper.scaling), *scaling.provenance(results)]
+    return '\n\n'.join(['\n'.join(lines), f'![scaling](results/scaling/{scaling.PICTURE})',
+                        '\n'.join(f'- {_escape(fact)}' for fact in facts), f'```\n{results["command"]}\n```']) + '\n'
 
 
 def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
