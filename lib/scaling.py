@@ -103,8 +103,8 @@ def provenance(results: Mapping[str, Any]) -> list[str]:
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
     return ['What a device sends in a step of training, read off the steps compiled by XLA for CPU devices, in '
             f'float32, with {batches} images on each device or pair of devices that see the same ones. In a ring of N '
-            'devices it is 2 (N - 1) / N of the bytes of an all-reduce, and (N - 1) / N of those that an all-gather or all-to-all '
-            'makes. Speed-ups are over one device.',
+            'devices it is 2 (N - 1) / N of the bytes of an all-reduce, and (N - 1) / N of those that an all-gather or '
+            'all-to-all makes. Speed-ups are over one device.',
             f'Commit {results["commit"]}, {results["date"]}, {versions}.']
 
 
