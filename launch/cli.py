@@ -1,4 +1,5 @@
 """What all commands share: flags and their errors, the console, the cache."""
+import contextlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -75,10 +76,16 @@ def guarded(action: Callable[[], None]) -> None:
 
 
 def prepare() -> None:
-    """What a command does before it uses JAX: programs that were compiled once are kept, and Orbax is kept quiet, which
-    would tell of every file it touches."""
+    """What a command does before it uses JAX: programs that were compiled once are kept, unless the user's cache cannot
+    be written or JAX_COMPILATION_CACHE_DIR names another; and Orbax is kept quiet, which would tell of every file it
+    touches."""
     logging.set_verbosity(logging.WARNING)
-    jax.config.update('jax_compilation_cache_dir', str(CACHE / 'xla'))
+    programs = CACHE / 'xla'
+    with contextlib.suppress(OSError):
+        programs.mkdir(parents=True, exist_ok=True)
+    if jax.config.jax_compilation_cache_dir is None and os.access(programs, os.W_OK):
+        jax.config.update('jax_compilation_cache_dir', str(programs))
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)    # a start compiles many small ones
 
 
 def say(text: str) -> None:
