@@ -3,26 +3,25 @@ import functools
 import math
 import statistics as averages
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rich import box
-from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
+from jax.experimental.compilation_cache import compilation_cache
 
 from lib import mesh as meshes
 from lib import train
+from lib.data import augment, batches
+from lib.data.sources import Split
 from lib.data.statistics import Statistics
-from lib.experiment import Data, Experiment
+from lib.evaluate import probabilities
+from lib.experiment import Crops, Data, Evaluation, Experiment
 from lib.task import Params, Task
 
 TURN = 0.2                  # seconds: short work is repeated for at least as long, and its mean counts
 PAUSE = 0.05                # seconds between turns, in which the threads of the one before stop waiting for more work
-WIDTH = 120                 # of a table in a file or a narrow window
 TRAINING = 3                # a backward pass takes two products for each one of the forward pass: of the gradient with
 # the weights and with what they read. The first layer needs only one of them, which is not subtracted
 
@@ -74,6 +73,22 @@ def in_turns(turns: Mapping[str, Callable[[], float]], rounds: int,
     return found
 
 
+def compared(seconds: Mapping[str, list[float]]) -> dict[str, Any]:
+    """Times of the rounds, 'ours' and maybe 'theirs' among them, and the ratio of those two."""
+    ratio = ratios(seconds['theirs'], seconds['ours'])._asdict() if 'theirs' in seconds else None
+    return {'seconds': {name: spread(values)._asdict() for name, values in seconds.items()}, 'ratio': ratio,
+            'rounds': dict(seconds)}
+
+
+def beside_a_product(seconds: Mapping[str, list[float]], operations: float, size: int) -> dict[str, Any]:
+    """Floating-point operations a second of 'ours', which has so many; those of 'product', one of two square matrices
+    of this size; and the first as a fraction of the second, round by round."""
+    reached = [operations / value for value in seconds['ours']]
+    limit = [2 * size**3 / value for value in seconds['product']]
+    return {'operations_a_second': spread(reached)._asdict(), 'product_operations_a_second': spread(limit)._asdict(),
+            'fraction_of_product': spread(own / most for own, most in zip(reached, limit))._asdict()}
+
+
 def product_size() -> int:
     """Of the square matrices whose product shows what the device can do."""
     return 2048 if jax.default_backend() == 'cpu' else 8192
@@ -86,6 +101,8 @@ def product() -> Callable[[], Any]:
     return lambda: jax.block_until_ready(dot(matrix, matrix))
 
 
+# ------------------------------------------------------------------------------------------------------- what is timed
+
 def draw(shapes: Params) -> Params:
     """Weights that keep the size of a signal, for parameters of these shapes; biases are 0."""
     rng = np.random.default_rng(0)
@@ -94,13 +111,20 @@ def draw(shapes: Params) -> Params:
         match path[-1].key:
             case 'kernel':
                 deviation = (2 / np.prod(leaf.shape[:-1]))**0.5
-                return deviation * rng.standard_normal(leaf.shape, np.float32)
+                return np.float32(deviation) * rng.standard_normal(leaf.shape, np.float32)
             case 'scale' | 'var':
                 return np.ones(leaf.shape, np.float32)
             case _:
                 return np.zeros(leaf.shape, np.float32)
 
     return jax.tree_util.tree_map_with_path(one, shapes)
+
+
+def random_split(examples: int, side: int, classes: int = 10) -> Split:
+    """Images without meaning, stored with `side` pixels a side."""
+    rng = np.random.default_rng(1)
+    return Split('random images', rng.integers(0, 256, (examples, side, side, 3), np.uint8),
+                 rng.integers(0, classes, examples, np.int32), tuple(map(str, range(classes))))
 
 
 def plain_statistics(data: Data, side: int) -> Statistics:
@@ -111,20 +135,20 @@ def plain_statistics(data: Data, side: int) -> Statistics:
 
 
 class Subject:
-    """A network in training on one batch of random images, stored with `stored` pixels a side. The learning rate is 0,
-    so that every call does the same."""
+    """A network and one batch of random images, stored with `stored` pixels a side. The learning rate is 0, so that
+    every call does the same. All methods return when all is computed."""
 
     def __init__(self, task: Task, experiment: Experiment, mesh, stored: int):
-        rng, n, side = np.random.default_rng(1), experiment.batch_size, experiment.data.image_size
+        self.task, self.experiment, self.mesh = task, experiment, mesh
+        n, side = experiment.batch_size, experiment.data.image_size
         shapes = jax.eval_shape(functools.partial(train.init, task, experiment, mesh))
         zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
         self.state = jax.device_put(zeros | {'params': draw(shapes['params'])},
                                     train.placement(task, experiment, shapes, mesh))
-        put = functools.partial(jax.device_put, device=meshes.images(mesh))
-        self.crops = put(rng.standard_normal((n, side, side, 3), np.float32))
-        self.images = put(rng.integers(0, 256, (n, stored, stored, 3), np.uint8))
-        classes = jax.eval_shape(task.predict, shapes['params'], self.crops).shape[1]
-        self.labels = put(rng.integers(0, classes, n, np.int32))
+        crops = np.random.default_rng(2).standard_normal((n, side, side, 3), np.float32)
+        self.split = random_split(n, stored, jax.eval_shape(task.predict, shapes['params'], crops).shape[1])
+        self.crops, self.images, self.labels = jax.device_put((crops, self.split.images, self.split.labels),
+                                                              meshes.images(mesh))
         self.statistics = jax.device_put(plain_statistics(experiment.data, stored), meshes.everywhere(mesh))
         self.key = jax.random.key(0)
         self._gradient = jax.jit(jax.value_and_grad(task.loss, has_aux=True))
@@ -140,82 +164,59 @@ class Subject:
                                        np.float32(0))
         jax.block_until_ready((self.state, rest))
 
-
-def step_figures(seconds: Mapping[str, list[float]], operations: float, size: int) -> dict[str, Any]:
-    """What follows from the times of a step.
-
-    Args:
-      seconds: of every round, 'ours', 'theirs' if there are, 'training_step' and 'product'.
-      operations: floating-point operations of a forward and backward pass.
-      size: of the matrices of 'product'.
-    """
-    found = {name: spread(values)._asdict() for name, values in seconds.items()}
-    limit = [2 * size**3 / value for value in seconds['product']]
-    reached = [operations / value for value in seconds['ours']]
-    return {
-        'seconds': found,
-        'ratio': ratios(seconds['theirs'], seconds['ours'])._asdict() if 'theirs' in seconds else None,
-        'operations_a_second': spread(reached)._asdict(),
-        'product_operations_a_second': spread(limit)._asdict(),
-        'fraction_of_product': spread(own / most for own, most in zip(reached, limit))._asdict(),
-        'rounds': dict(seconds),
-    }
+    def evaluate(self, crops: Crops) -> None:
+        """The probabilities of the batch, from images on the host."""
+        evaluation = Evaluation(crops=crops, batch_size=len(self.split))
+        jax.block_until_ready(list(probabilities(self.task, self.state['params'], self.split, self.statistics,
+                                                 self.experiment.data, evaluation, self.mesh)))
 
 
-class Sheet(NamedTuple):
-    """Results as a table, for the console and the README."""
-    title: str
-    header: tuple[str, ...]
-    rows: list[tuple[str, ...]]
-    notes: list[str]
+def reading(split: Split, batch_size: int) -> Iterator[None]:
+    """Reads a batch of training whenever it is asked for the next."""
+    for _ in batches.training(split, 0, batch_size, 0):
+        yield
 
 
-def sheet(results: Mapping[str, Any]) -> Sheet:
-    """The table of what launch.benchmark wrote."""
-    peer = results.get('peer')
-    header = ('network', 'batch', 'ours, ms', *(('PyTorch, ms', 'PyTorch / ours') if peer else ()), 'training step, ms',
-              'images/s', 'GFLOP/s', 'of a product')
-    rows = []
-    for row in results['networks']:
-        seconds = {name: 1000 * found['median'] for name, found in row['seconds'].items()}
-        theirs = (f'{seconds["theirs"]:.1f}', _spread(row['ratio'])) if peer else ()
-        rows.append((row['network'], str(row['batch_size']), f'{seconds["ours"]:.1f}', *theirs,
-                     f'{seconds["training_step"]:.1f}', f'{1000 * row["batch_size"] / seconds["training_step"]:,.0f}',
-                     f'{row["operations_a_second"]["median"] / 1e9:,.0f}',
-                     f'{100 * row["fraction_of_product"]["median"]:.0f} %'))
-    notes = [
-        'Forward and backward pass in training, float32, dropout included. The ratio is above 1 where ours is faster: '
-        'the median of the rounds, and the least and greatest.',
-        'A training step adds augmentation and the update of the parameters; images/s are its.',
-        f'GFLOP/s: 6 for each multiply-add of the forward pass. A product of two matrices of {results["product"]} x '
-        f'{results["product"]}, timed in the same rounds, is the limit.']
-    return Sheet('Forward and backward pass', header, rows, notes + about(results))
+def augmenting(split: Split, data: Data, batch_size: int) -> Iterator[None]:
+    """Reads a batch, moves it to the device and changes it as in training, whenever it is asked for the next."""
+    statistics = jax.device_put(plain_statistics(data, split.images.shape[1]))
+
+    @jax.jit
+    def change(number, images, statistics):
+        return augment.train(jax.random.fold_in(jax.random.key(0), number), images, statistics, data)
+
+    for number, images, _ in batches.training(split, 0, batch_size, 0):
+        jax.block_until_ready(change(np.uint32(number), jax.device_put(images), statistics))
+        yield
 
 
-def about(results: Mapping[str, Any]) -> list[str]:
-    """Where and with what it was measured."""
-    peer = results.get('peer')
-    theirs = f', PyTorch {peer["version"]} eager, channels last, {peer["threads"]} threads' if peer else ''
-    rounds = {len(turns) for row in results['networks'] for turns in row['rounds'].values()}
-    versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
-    return [*([results['without_peer']] if 'without_peer' in results else []),
-            f'{results["machine"]}, on {results["device"]}, {results["threads"]} threads{theirs}; '
-            f'{max(rounds)} rounds.',
-            f'Commit {results["commit"]}, {results["date"]}, {versions}.', f'Command: {results["command"]}']
+def compiling(task: Task, experiment: Experiment, mesh, stored: int) -> dict[str, float]:
+    """Seconds that the training step takes before it runs: 'lower', from Python to a program; 'compile', the program;
+    'cached', both once more when the compiled program lies in the persistent cache, which has to be there and not to
+    have it yet. Nothing is allocated."""
+    abstract = jax.eval_shape(functools.partial(train.init, task, experiment, mesh))
+    place = train.placement(task, experiment, abstract, mesh)
+    state = jax.tree.map(lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
+                         abstract, place)
+    images = functools.partial(jax.ShapeDtypeStruct, sharding=meshes.images(mesh))
+    arguments = (state, images((experiment.batch_size, stored, stored, 3), np.uint8),
+                 images((experiment.batch_size,), np.int32), plain_statistics(experiment.data, stored), np.uint32(0),
+                 np.float32(0))
+
+    def ready() -> tuple[float, float]:
+        jax.clear_caches()
+        start = time.perf_counter()
+        program = train.make_step(task, experiment).lower(*arguments)
+        lowered = time.perf_counter()
+        program.compile()
+        return lowered - start, time.perf_counter() - lowered
+
+    (lower, compile_), again = ready(), ready()
+    return {'lower': lower, 'compile': compile_, 'cached': sum(again)}
 
 
-def _spread(found: Mapping[str, float]) -> str:
-    return f'{found["median"]:.2f} ({found["least"]:.2f}-{found["greatest"]:.2f})'
-
-
-def show(results: Mapping[str, Any], console: Console) -> None:
-    """Prints the table."""
-    title, header, rows, notes = sheet(results)
-    grid = Grid(title=title, box=box.SIMPLE, title_justify='left')
-    for number, name in enumerate(header):
-        grid.add_column(name, justify='right' if number else 'left', no_wrap=True)
-    for row in rows:
-        grid.add_row(*row)
-    console.print(grid, width=max(console.width, WIDTH), crop=False)
-    for note in notes:
-        console.print(Text(note), soft_wrap=True)
+def use_cache(folder: str) -> None:
+    """Programs are kept in this folder from now on, however small they are."""
+    jax.config.update('jax_compilation_cache_dir', folder)
+    jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
+    compilation_cache.reset_cache()
