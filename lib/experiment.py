@@ -90,6 +90,8 @@ class Optimizer:
     fc_batch: int | None = None             # the fully connected layers step every so many examples; None: once a batch
     fc_learning_rate: float = 1.0           # with fc_batch: theirs, as a multiple of the learning rate
     update_batch: int | None = None         # all layers step every so many examples of a batch; None: once a batch
+    accumulation_steps: int = 1             # a batch is worked through in so many equal parts, to save memory, and the
+    # optimizer steps once with the mean of their gradients
     curvature: int | None = None            # before each epoch, so many examples give each parameter a rate of its own:
     damping: float = 0.02                   # rate / (damping + the loss's second derivative); None: the rate itself
     max_filter_rms: float | None = None     # a convolution's filter with a greater root mean square is scaled to this
@@ -105,6 +107,11 @@ class Optimizer:
             require(value is None or value >= 1, f'optimizer.{name}={value} must be at least 1, or none.')
         require(self.fc_batch is None or self.update_batch is None,
                 'optimizer.fc_batch and optimizer.update_batch exclude each other: set one to none.')
+        require(self.accumulation_steps >= 1,
+                f'optimizer.accumulation_steps={self.accumulation_steps} must be at least 1.')
+        require(self.accumulation_steps == 1 or self.fc_batch is None and self.update_batch is None,
+                'optimizer.accumulation_steps is for one step a batch, which optimizer.fc_batch and '
+                'optimizer.update_batch change: set it to 1, or those to none.')
         require(self.schedule != 'listed' or bool(self.rates) and self.rates[0][0] == 0,
                 'optimizer.rates must begin with the multiple for epoch 0, as in [(0,1),(30,0.1)].')
         require(self.damping > 0, f'optimizer.damping={self.damping} must be positive.')
@@ -183,10 +190,14 @@ class Experiment:
     steps: int | None = None                # ends a run early; None for all the epochs
     starts_from: str | None = None          # the experiment whose parameters --init_from has to give; None for new ones
     starts_with: tuple[str, ...] | None = None      # the layers that --init_from gives; None for all that are there
+    precision: Literal['float32', 'bfloat16'] = 'float32'   # of products and of what layers put out; parameters,
+    # their updates and all sums are float32
+    rematerialize: bool = False             # only the outputs of pooling are kept for the backward pass, which computes
+    # the rest again: less memory, a third more work
 
     def __post_init__(self):
         require(self.batch_size >= 1, f'batch_size={self.batch_size} must be at least 1.')
-        for name in ('fc_batch', 'update_batch'):
+        for name in ('fc_batch', 'update_batch', 'accumulation_steps'):
             part = getattr(self.optimizer, name)
             require(self.batch_size % (part or 1) == 0,
                     f'optimizer.{name}={part} must divide batch_size={self.batch_size}.')
@@ -223,7 +234,7 @@ class Comparison:
 
 DESCRIPTION = ('summary', 'source', 'published')
 # They move no number, or as much as chance does.
-NO_RECIPE = ('evaluation.batch_size', 'checkpoint.keep', 'checkpoint.minutes', 'seed')
+NO_RECIPE = ('evaluation.batch_size', 'checkpoint.keep', 'checkpoint.minutes', 'seed', 'rematerialize')
 
 
 def fields(config: Any, prefix: str = '') -> dict[str, Any]:

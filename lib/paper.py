@@ -8,7 +8,7 @@ from lib.experiment import Comparison, Experiment, UsageError, override
 from lib.geometry import Geometry
 from lib.importers import Saved
 from lib.scaling import Scheme
-from lib.task import Params, Task
+from lib.task import Params, Task, in_bfloat16, rematerialized
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Paper:
     """One folder of reproductions/."""
     name: str
     experiments: Mapping[str, Experiment | Comparison]
-    build: Callable[[Experiment], Task]
+    network: Callable[[Experiment], Task]                           # in float32
     tables: Sequence[report.Table | report.Race]
     first_layer: str                                                # whose kernels are drawn
     convert: Callable[[Saved], tuple[str, Experiment, Params]]      # weights that others have published
@@ -47,6 +47,12 @@ class Paper:
     lessons: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     # what to know of a layer of this paper only: {experiment: {layer: sentences}}
     scaling: Sequence[Scheme] = ()      # ways to share its training, for the table of what devices exchange
+
+    def build(self, experiment: Experiment) -> Task:
+        """The network of an experiment, computed as that says."""
+        task = self.network(experiment)
+        task = in_bfloat16(task) if experiment.precision == 'bfloat16' else task
+        return rematerialized(task) if experiment.rematerialize else task
 
     def choose(self, name: str, assignments: Sequence[str]) -> Experiment | Comparison:
         """An experiment by name, with the assignments of `--set` made in it.

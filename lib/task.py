@@ -5,8 +5,12 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
+
+from lib.layers import at_least_float32
+from lib.rematerialization import by_stages, named
 
 Params = dict[str, Any]     # {layer: {'kernel': array, 'bias': array, ...}}, float32
 
@@ -66,14 +70,15 @@ def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callab
       curvature: of the task, called with the network's module and images.
     """
     graph, _ = nnx.split(nnx.eval_shape(lambda: build(nnx.Rngs(params=0))))
-    each, probabilities = LOSSES[loss] if isinstance(loss, str) else loss
+    each, probabilities = map(_on_float32, LOSSES[loss] if isinstance(loss, str) else loss)
 
     def init(key):
         return nnx.to_pure_dict(nnx.state(build(nnx.Rngs(params=key))))
 
     def whole_loss(params, images, labels, key):
         network = _merged(graph, params)
-        logits, *others = network(images, key) if auxiliary else (network(images, key),)
+        found = network(images, key, named)
+        logits, *others = found if auxiliary else (found,)
         total = each(logits, labels).mean() + auxiliary * sum(each(other, labels).mean() for other in others)
         return total, (logits, nnx.to_pure_dict(nnx.state(network, nnx.BatchStat)))
 
@@ -86,7 +91,7 @@ def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callab
         return found
 
     def features(params, images, key):
-        return _merged(graph, params).features(images, key)
+        return _merged(graph, params).features(images, key, named)
 
     def head_loss(params, features, labels, key):
         logits = _merged(graph, params).classify(features, key)
@@ -107,7 +112,8 @@ def classifier(build: Callable[[nnx.Rngs], nnx.Module], loss: str | tuple[Callab
 
 
 def _merged(graph, params: Params) -> nnx.Module:
-    """The network with these parameters. The operations of its layers carry their names, in programs and profiles."""
+    """The network with these parameters. The operations of its layers carry their names, in programs and profiles, and
+    what a layer puts out has the type of what it reads."""
     network = nnx.merge(graph, params)
     for name in params:
         layer = getattr(network, name)
@@ -118,11 +124,43 @@ def _merged(graph, params: Params) -> nnx.Module:
 @functools.cache
 def _in_scope(kind: type[nnx.Module], name: str) -> type[nnx.Module]:
     class Layer(kind):
-        def __call__(self, *inputs, **choices):
+        def __call__(self, x, **choices):
             with jax.named_scope(name):
-                return super().__call__(*inputs, **choices)
+                return super().__call__(x, **choices).astype(x.dtype)
 
     return Layer
+
+
+def _on_float32(function: Callable) -> Callable:
+    return lambda logits, *labels: function(at_least_float32(logits), *labels)
+
+
+def in_bfloat16(task: Task) -> Task:
+    """The same task, computed in bfloat16: images, kernels and what every layer puts out are rounded to it.
+
+    Parameters stay float32, and so do their gradients, each rounded once. Biases and batch normalisation are applied in
+    float32, so that sums over places and images, in their gradients too, are float32 sums; losses and probabilities are
+    of logits in float32. Products of matrices and convolutions of bfloat16 numbers are added up in float32 by the
+    hardware: by the multipliers of TPUs and GPUs, and on CPUs, where XLA converts both to float32 first. An estimate of
+    curvature stays as it is.
+    """
+    def rounded(path, array):
+        return array.astype(jnp.bfloat16) if path[-1].key == 'kernel' and array.ndim > 1 else array
+
+    def on_rounded(function):
+        def rounding(params, x, *rest):
+            return function(jax.tree_util.tree_map_with_path(rounded, params), x.astype(jnp.bfloat16), *rest)
+        return function and rounding
+
+    head = task.head and task.head._replace(features=on_rounded(task.head.features), loss=on_rounded(task.head.loss))
+    return task._replace(loss=on_rounded(task.loss), predict=on_rounded(task.predict),
+                         activations=on_rounded(task.activations), dense=on_rounded(task.dense), head=head)
+
+
+def rematerialized(task: Task) -> Task:
+    """The same task, in whose gradients most is computed twice instead of kept: see lib/rematerialization.py."""
+    head = task.head and task.head._replace(features=by_stages(task.head.features))
+    return task._replace(loss=by_stages(task.loss), head=head)
 
 
 def count(params: Params) -> int:

@@ -87,12 +87,32 @@ def make_step(task: Task, experiment: Experiment) -> Callable:
 
 def _whole_batch(task, optimizer, state, images, labels, key, learning_rate):
     gradient = jax.value_and_grad(task.loss, has_aux=True)
+    if optimizer.accumulation_steps > 1:
+        gradient = functools.partial(_accumulated, gradient, optimizer.accumulation_steps)
     (loss, (logits, moved)), gradients = gradient(state['params'], images, labels, key)
     loss = loss if task.own_loss is None else task.own_loss(logits, labels)
     params, velocity = optimizers.update(optimizer, learning_rate, gradients, state['velocity'], state['params'],
                                          state.get('curvature'))
     params |= {layer: params[layer] | values for layer, values in moved.items()}
     return {'params': params, 'velocity': velocity}, loss, logits
+
+
+def _accumulated(gradient, parts, params, images, labels, key):
+    """What `gradient` returns for the whole batch, found for one part of it after the other: means, and all logits. Of
+    each device's images every part has as many, so that none is moved."""
+    images, labels = (array.reshape(-1, parts, *array.shape[1:]) for array in (images, labels))
+
+    def add(total, part):
+        number, key = part
+        own = (jax.lax.dynamic_index_in_dim(array, number, 1, keepdims=False) for array in (images, labels))
+        (loss, (logits, moved)), gradients = gradient(params, *own, key)
+        return jax.tree.map(jnp.add, total, gradients), (loss, logits, moved)
+
+    total, (losses, logits, moved) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params),
+                                                  (jnp.arange(parts), jax.random.split(key, parts)))
+    logits = logits.swapaxes(0, 1).reshape(images.shape[0] * parts, -1)
+    mean = jax.tree.map(lambda values: values.mean(0), (losses, moved))
+    return (mean[0], (logits, mean[1])), jax.tree.map(lambda gradients: gradients / parts, total)
 
 
 def _in_parts(task, optimizer, state, images, labels, key, learning_rate):
@@ -201,6 +221,10 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
     if experiment.optimizer.update_batch and experiment.optimizer.update_batch % mesh.shape['data']:
         raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide optimizer.update_batch='
                          f'{experiment.optimizer.update_batch}: choose a mesh without it.')
+    if experiment.batch_size % (experiment.optimizer.accumulation_steps * mesh.shape['data']):
+        raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide each of the '
+                         f'optimizer.accumulation_steps={experiment.optimizer.accumulation_steps} parts of batch_size='
+                         f'{experiment.batch_size}: make one of them smaller.')
     require_possible(task, experiment.data, experiment.evaluation)
     labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
     if labels > outputs:
@@ -272,6 +296,7 @@ class _Training:
         judge_at = {experiment.steps_at(e, examples) for e in range(0, experiment.epochs + 1, every)} | {self.total}
         keep_at = {experiment.steps_at(e, examples) for e in experiment.checkpoint.keep}
         step, estimate = make_step(self.task, experiment), make_curvature(self.task, experiment)
+        compiled = None
         estimate_at = {experiment.steps_at(e, examples) for e in range(experiment.epochs)}
         ahead = batches.training(self.train, experiment.seed, experiment.batch_size, self.step)
         since, losses, wrong = time.monotonic(), [], []
@@ -296,8 +321,9 @@ class _Training:
                     some = batches.indices(experiment.seed, self.step, examples, experiment.optimizer.curvature)
                     self.state['curvature'] = estimate(self.state['params'], put(self.train.images[some]),
                                                        self.statistics, np.uint32(self.step))
-                self.state, loss, errors = step(self.state, put(images), put(labels), self.statistics,
-                                                np.uint32(self.step), np.float32(rate))
+                arguments = put(images), put(labels), self.statistics, np.uint32(self.step), np.float32(rate)
+                compiled = compiled or self._compile(step, *arguments)
+                self.state, loss, errors = compiled(self.state, *arguments)
                 if self.one_at_a_time:
                     jax.block_until_ready(self.state)
                 self.step += 1
@@ -309,6 +335,15 @@ class _Training:
                 self.bars.advance(self.bar)
         finally:
             ahead.close()
+
+    def _compile(self, step, *arguments):
+        """The training step for such arguments, after telling what memory it takes."""
+        compiled = step.lower(self.state, *arguments).compile()
+        memory = compiled.memory_analysis()
+        held, needed = (size / 2**30 for size in (memory.argument_size_in_bytes, memory.temp_size_in_bytes))
+        self.console.print(f'Memory of a training step, per device: {held + needed:.2f} GiB, {held:.2f} of them for '
+                           f'parameters, their velocity and the batch, {needed:.2f} while it runs.', soft_wrap=True)
+        return compiled
 
     def _log_steps(self, losses, wrong, rate, since):
         images = len(losses) * self.experiment.batch_size

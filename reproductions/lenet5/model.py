@@ -137,7 +137,7 @@ class LeNet5(nnx.Module):
             x = tap(name, self.layer(name, x))
         if self.model.output == 'linear':
             return tap('output', self.output(x))
-        drawings = jnp.asarray(PROTOTYPES[:self.model.classes], x.dtype)
+        drawings = layers.at_least_float32(jnp.asarray(PROTOTYPES[:self.model.classes], x.dtype))
         distances = jnp.square(mesh.all_maps(x)[:, None] - drawings).sum(-1)
         return tap('output', -self.model.penalty * distances)
 
