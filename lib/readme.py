@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib import geometry, report, scaling
+from lib import geometry, report, scaling, speed
 from lib.experiment import UsageError, in_words
 from lib.paper import Paper
 from lib.report import DAGGER, Race, Row, Table
@@ -51,7 +51,7 @@ def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
 
     In reproductions/PAPER/README.md the block NAME reports results/NAME/results.json, `claims` lists every number of
     the paper, and `scaling` what devices exchange; the README at the top has the blocks `networks`, what each published
-    network counts and errs, and `headline`: all committed results in one table.
+    network counts and errs, `headline`, all committed results in one table, and `speed`, those of launch.benchmark.
 
     Args:
       root: of the repository.
@@ -62,7 +62,7 @@ def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
         its paper.
     """
     texts = {}
-    top, blocks = root / 'README.md', {'headline': _headline, 'networks': _networks}
+    top, blocks = root / 'README.md', {'headline': _headline, 'networks': _networks, 'speed': _speed}
     if top.exists():
         texts[top] = _fill(top, lambda name: blocks[name](root, papers) if name in blocks else None)
     for folder, paper in papers.items():
@@ -123,6 +123,16 @@ def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
                                     f'[{name}](reproductions/{folder}/README.md)')))
     footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
     return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')
+
+
+def _speed(root: Path, papers: Mapping[str, Paper]) -> str:
+    parts = []
+    for results in speed.committed(root):
+        title, header, rows, notes = speed.sheet(results)
+        lines = [f'**{title}**', '', _line(header), _line(['---'] + ['---:'] * (len(header) - 1)),
+                 *(_line(map(_escape, row)) for row in rows), '', *(f'- {_escape(note)}' for note in notes)]
+        parts.append('\n'.join(lines) + '\n')
+    return '\n'.join(parts)
 
 
 def _networks(root: Path, papers: Mapping[str, Paper]) -> str:
