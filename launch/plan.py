@@ -29,7 +29,7 @@ from launch.cli import FLAGS
 from launch.papers import PAPERS
 from lib import hardware, plan, report, scaling
 from lib import mesh as meshes
-from lib.experiment import Comparison, Experiment, UsageError, require
+from lib.experiment import Comparison, Experiment, UsageError, diff, require
 from lib.paper import Paper
 from lib.plan import Plan
 
@@ -162,12 +162,13 @@ def _memory(made: Plan) -> Grid:
 def _limits(made: Plan) -> Grid:
     grid = _grid('A step on a device', 'amount', 'at the peak', 'at least')
     rates, limits = made.topology.rates, made.limits
-    amounts = {'compute': ('floating-point operations', f'{_si(made.work.operations)}FLOP', 'float32', 'FLOP/s'),
-               'memory': ('memory traffic', f'{_si(made.work.traffic)}B', 'bandwidth', 'B/s'),
-               'interconnect': ('sent to others', '-' if made.sent is None else f'{_si(made.sent)}B', 'interconnect',
-                                'B/s')}
-    for name, (words, amount, rate, unit) in amounts.items():
-        peak = f'{_si(getattr(rates, rate))}{unit}' if rates else ''
+    peaks = rates and {'compute': f'{_si(rates.products(made.experiment.precision))}FLOP/s',
+                       'memory': f'{_si(rates.bandwidth)}B/s', 'interconnect': f'{_si(rates.interconnect)}B/s'}
+    amounts = {'compute': (f'operations in {made.experiment.precision}', f'{_si(made.work.operations)}FLOP'),
+               'memory': ('memory traffic', f'{_si(made.work.traffic)}B'),
+               'interconnect': ('sent to others', '-' if made.sent is None else f'{_si(made.sent)}B')}
+    for name, (words, amount) in amounts.items():
+        peak = peaks[name] if peaks else ''
         _row(grid, words, amount, peak, _duration(limits.get(name)),
              style='bold' if name in limits and limits[name] == made.step else '')
     return grid
@@ -210,8 +211,9 @@ def _times(made: Plan) -> Grid | None:
 
 
 def _notes(made: Plan) -> list[str]:
-    lines = ['Floating-point operations: 2 a multiply-add of lib/geometry, three times (forward, to the weights, to '
-             'the inputs; not to the image).']
+    again = ', forward again' * made.experiment.rematerialize
+    lines = [f'Operations: 2 for each multiply-add of lib/geometry, forward, backward to the weights and to the inputs '
+             f'(not to the image){again}.']
     if made.compiled_operations:
         lines[0] += (f' The compiler counts {_si(made.compiled_operations)}FLOP, '
                      f'{100 * made.compiled_operations / made.work.operations:.0f} % of that: without products with '
@@ -225,7 +227,7 @@ def _notes(made: Plan) -> list[str]:
         lines.append('Exchanged: the arrays as they are after an all-gather or all-reduce; sent: by a device in a ring '
                      'of N, 2 (N - 1) / N of that in an all-reduce, (N - 1) / N in the others.')
     if made.topology.platform == 'gpu':
-        lines.append('Temporaries: the outputs of all layers and one gradient for each parameter.'
+        lines.append('Temporaries: the outputs of all layers for a part of the batch, a gradient for each parameter.'
                      + ' Exchanges: of the step compiled for as many CPU devices.' * (made.topology.count > 1))
     if made.examples is None:
         lines.append('No table of the paper says how many images this experiment trains on: there is no epoch.')
@@ -241,13 +243,12 @@ def _verdict(made: Plan, fits: Plan | None) -> str:
         return f'It fits: {takes}.'
     why = made.refused.rstrip('.') if made.refused else takes
     if fits is None:
-        return f'It does not fit: {why}. No other mesh of these devices and no smaller batch does.'
+        return f'It does not fit: {why}. No other mesh of these devices does, nor do smaller parts of the batch.'
     data, model = fits.mesh
-    batch = '' if fits.experiment.batch_size == made.experiment.batch_size else \
-        f' --set batch_size={fits.experiment.batch_size}'
+    changed = ''.join(f' --set {path}={value}' for path, (_, value) in diff(fits.experiment, made.experiment).items())
     how = 'by the same estimate' if fits.estimated else 'compiled too'
     return (f'It does not fit: {why}. This does, {how}, with {fits.memory.peak / GIB:.2f} GiB: --mesh=data:{data},'
-            f'model:{model}{batch}')
+            f'model:{model}{changed}')
 
 
 def _grid(*columns: str) -> Grid:

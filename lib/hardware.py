@@ -21,6 +21,10 @@ class Rates(NamedTuple):
     interconnect: float         # bytes a second that it can send to its neighbours, over all links together
     source: str
 
+    def products(self, precision: Literal['float32', 'bfloat16']) -> float:
+        """Floating-point operations a second in products of arrays of a precision."""
+        return self.bfloat16 if precision == 'bfloat16' and self.bfloat16 else self.float32
+
 
 GOOGLE, NVIDIA = 'stated by Google, cloud.google.com/tpu/docs/', 'stated by NVIDIA, '
 TPUS = {

@@ -86,7 +86,8 @@ class Plan:
         rates = self.topology.rates
         if rates is None:
             return {}
-        limits = {'compute': self.work.operations / rates.float32, 'memory': self.work.traffic / rates.bandwidth}
+        limits = {'compute': self.work.operations / rates.products(self.experiment.precision),
+                  'memory': self.work.traffic / rates.bandwidth}
         return limits if self.sent is None else limits | {'interconnect': self.sent / rates.interconnect}
 
     @property
@@ -128,8 +129,9 @@ def make(task: Task, experiment: Experiment, topology: Topology, devices: Sequen
     text = f'data:{data},model:{model}'
     require(data * model == topology.count, f'--mesh={text} has {data * model} devices and --topology={topology.text} '
                                             f'has {topology.count}: choose a mesh of all of them.')
-    part = experiment.optimizer.update_batch
+    part, parts = experiment.optimizer.update_batch, experiment.optimizer.accumulation_steps
     name, batch = ('optimizer.update_batch', part) if part else ('batch_size', experiment.batch_size)
+    name, batch = (f'a part of {name}', batch // parts) if parts > 1 else (name, batch)
     most = math.gcd(batch, topology.count)
     require(batch % data == 0, f'--mesh={text} does not divide {name}={batch}: make that a multiple of {data}, as in '
                                f'--set {name}={data}, or split feature maps too, as in --mesh=data:{most},'
@@ -139,11 +141,12 @@ def make(task: Task, experiment: Experiment, topology: Topology, devices: Sequen
                   image_bytes=3 * _stored(experiment.data)**2)
     network = geometry.measure(task, experiment.data.image_size)
     share = experiment.batch_size / topology.count      # images' worth of work that a device does
-    outputs = share * sum(layer.output_bytes for layer in network.layers)
+    outputs = share * sum(layer.output_bytes for layer in network.layers) / (1 + (experiment.precision == 'bfloat16'))
     first = sum(layer.multiply_adds for layer in network.layers if geometry.IMAGE in layer.reads)
-    work = Work(2 * share * (3 * network.multiply_adds - first),
+    passes = 4 if experiment.rematerialize else 3       # forward, to the weights, to the inputs; forward again
+    work = Work(2 * share * (passes * network.multiply_adds - first),
                 2 * (memory.parameters + memory.optimizer + outputs) + memory.inputs)
-    estimate = memory._replace(temporaries=memory.parameters + int(outputs))
+    estimate = memory._replace(temporaries=memory.parameters + int(outputs / parts))
     nothing = dict(refused=None, compiled_operations=None, compiled_traffic=None, compile_seconds=None)
     if topology.platform == 'gpu' and topology.count == 1:
         return Plan(**common, memory=estimate, work=work, collectives=(), **nothing)
@@ -171,14 +174,20 @@ def make(task: Task, experiment: Experiment, topology: Topology, devices: Sequen
 
 def alternatives(plan: Plan, task: Task, devices: Sequence[jax.Device]) -> Iterator[Plan]:
     """Plans for the same devices that may fit where one does not, compiled one by one: those with more of the devices
-    on `model`, then those with half the batch, a quarter and so on. What holds too much before the first layer has run
-    is left out."""
-    (data, model), batch = plan.mesh, plan.experiment.batch_size
-    tries = [(batch, (data // parts, model * parts)) for parts in _powers_of_two(2, data) if data % parts == 0]
-    tries += [(batch // parts, plan.mesh) for parts in _powers_of_two(2, batch // data) if batch % parts == 0]
-    for batch, mesh in tries:
+    on `model`, then those that work through the batch in two parts, four and so on, which is the same recipe; or
+    through half the batch, a quarter and so on, where the recipe allows no parts. What holds too much before the first
+    layer has run is left out."""
+    (data, model), batch, optimizer = plan.mesh, plan.experiment.batch_size, plan.experiment.optimizer
+    tries = [('batch_size', batch, (data // parts, model * parts)) for parts in _powers_of_two(2, data)
+             if data % parts == 0]
+    done, whole = optimizer.accumulation_steps, optimizer.fc_batch is None and optimizer.update_batch is None
+    for parts in _powers_of_two(2, batch // data // done):
+        if batch % (parts * done * data) == 0:
+            tries.append(('optimizer.accumulation_steps', parts * done, plan.mesh) if whole else
+                         ('batch_size', batch // parts, plan.mesh))
+    for field, value, mesh in tries:
         try:
-            experiment = change(plan.experiment, 'batch_size', batch)
+            experiment = change(plan.experiment, field, value)
             _, memory = _held(task, experiment, mesh)
             if memory.peak < plan.topology.memory:
                 yield make(task, experiment, plan.topology, devices, mesh, plan.examples)
