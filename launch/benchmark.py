@@ -85,14 +85,10 @@ def main(argv: list[str]) -> None:
     cli.prepare()
     require(len(argv) > 1 and argv[1] in BENCHMARKS,
             f'Put what is measured first, as in python -m launch.benchmark step: one of {", ".join(BENCHMARKS)}.')
-    name, folder = argv[1], workdir.path(FLAGS.workdir, 'benchmark')
-    path = folder / f'{name}.json'
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        path.touch()
-    except OSError as error:
-        raise UsageError(f'{path} cannot be written ({error.strerror}): choose another --workdir.') from error
+    name, path = argv[1], results_file(workdir.path(FLAGS.workdir, 'benchmark'), argv[1])
     networks = chosen(FLAGS.networks or [word for word in NETWORKS if word not in LONG or name == 'compile'])
+    for network in networks.values():
+        _experiment(network)            # a mistake in --set is said before anything begins
     os.environ.setdefault('XLA_PYTHON_CLIENT_PREALLOCATE', 'false')     # PyTorch needs memory of a GPU too
     mesh = meshes.make('data:1')
     with jax.set_mesh(mesh):
@@ -103,6 +99,21 @@ def main(argv: list[str]) -> None:
     else:
         speed.show(results)
         cli.say(f'Written to {path}')
+
+
+def results_file(folder: Path, name: str) -> Path:
+    """Where the results of a benchmark go.
+
+    Raises:
+      UsageError: if it cannot be written.
+    """
+    path = folder / f'{name}.json'
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.open('a').close()
+    except OSError as error:
+        raise UsageError(f'{path} cannot be written ({error.strerror}): choose another --workdir.') from error
+    return path
 
 
 def chosen(words: list[str]) -> dict[str, Network]:

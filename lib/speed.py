@@ -73,12 +73,14 @@ def _input(results):
 
 
 def _compile(results):
-    header = ('network', 'batch', 'lowering, s', 'compiling, s', 'from the cache, s')
-    rows = [(row['name'], str(row['batch_size']),
-             *(f'{row["seconds"][what]:.1f}' for what in ('lower', 'compile', 'cached'))) for row in results['rows']]
+    header = ('network', 'batch', 'new parameters, s', 'lowering, s', 'compiling, s', 'from the cache, s')
+    rows = [(row['name'], str(row['batch_size']), *(
+        f'{row["seconds"][what]:.1f}' for what in ('initialise', 'lower', 'compile', 'cached')))
+        for row in results['rows']]
     start = results['start']
     return 'Compiling the training step', header, rows, [
-        'From the cache: lowering, and loading the program that was compiled before.',
+        'New parameters: compiling what draws them, and drawing them. From the cache: lowering the step, and loading '
+        'the program that was compiled before.',
         f'From the start of a process to the end of its first step: {start["empty"]:.1f} s with an empty cache, '
         f'{start["again"]:.1f} s once more ({start["command"]}).']
 
@@ -103,9 +105,12 @@ def _circumstances(results: Results) -> Iterator[str]:
     if results.get('without_peer'):
         yield results['without_peer']
     peer, rounds = results.get('peer'), results.get('rounds')
-    theirs = f', PyTorch {peer["version"]} eager, channels last, with {peer["threads"]}' if peer else ''
-    count = f'; {rounds} round{"s" * (rounds > 1)}' if rounds else ''
-    yield f'{results["machine"]}; JAX on {results["device"]} with {results["threads"]} threads{theirs}{count}.'
+    sides = [f'JAX on {results["device"]} with {results["threads"]} threads']
+    if peer:
+        sides.append(f'PyTorch {peer["version"]} eager, channels last, on {peer["device"]} with {peer["threads"]}')
+    if rounds:
+        sides.append(f'{rounds} round{"s" * (rounds > 1)}')
+    yield f'{results["machine"]}; {", ".join(sides)}.'
     if results['set']:
         yield f'Changed: {", ".join(results["set"])}.'
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
