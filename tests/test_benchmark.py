@@ -131,6 +131,15 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(words, sentence, tmp_path):
     assert done.stderr.startswith('error: ') and len(done.stderr.strip().splitlines()) == 1
 
 
+def test_dropout_of_pytorchs_side_draws_new_masks_in_training():
+    torch = pytest.importorskip('torch', reason='needs torch: install requirements-peer.txt')
+    drop, ones = pytest.importorskip('lib.peer').Dropout(0.3), torch.ones(100, 100)
+    first, second = drop(ones), drop(ones)
+    assert set(first.unique().tolist()) == {0, 1} and float(first.mean()) == pytest.approx(0.7, abs=0.03)
+    assert not torch.equal(first, second)
+    assert torch.equal(drop.eval()(ones), 0.7 * ones)
+
+
 @pytest.mark.slow
 def test_compiling_and_starting_leave_programs_in_a_cache_of_their_own(tmp_path):
     done = run(tmp_path, 'compile', '--networks=lenet5,cifar_80sec', f'--workdir={tmp_path}/run')
@@ -147,7 +156,7 @@ def test_compiling_and_starting_leave_programs_in_a_cache_of_their_own(tmp_path)
 # ------------------------------------------------------------------------------------------------------------- networks
 
 def test_a_word_names_a_network_or_all_whose_names_begin_with_it():
-    assert list(command.chosen(['alexnet', 'nin_mnist'])) == ['alexnet', 'nin_mnist']
+    assert list(command.chosen(['nin', 'alexnet'])) == ['nin', 'alexnet']
     cifar = list(command.chosen(['cifar']))
     assert cifar == ['cifar_80sec', 'cifar_19pct', 'cifar_18pct', 'cifar_13pct', 'cifar_11pct']
 
