@@ -337,12 +337,14 @@ class _Training:
             ahead.close()
 
     def _compile(self, step, *arguments):
-        """The training step for such arguments, after telling what memory it takes."""
+        """The training step for such arguments, after telling what memory it takes, where the compiler knows that."""
         compiled = step.lower(self.state, *arguments).compile()
         memory = compiled.memory_analysis()
-        held, needed = (size / 2**30 for size in (memory.argument_size_in_bytes, memory.temp_size_in_bytes))
-        self.console.print(f'Memory of a training step, per device: {held + needed:.2f} GiB, {held:.2f} of them for '
-                           f'parameters, their velocity and the batch, {needed:.2f} while it runs.', soft_wrap=True)
+        if memory is not None:
+            held, needed = (size / 2**20 for size in (memory.argument_size_in_bytes, memory.temp_size_in_bytes))
+            self.console.print(
+                f'Memory of a training step, per device: {held + needed:.1f} MiB, {held:.1f} of them for parameters, '
+                f'their velocity and the batch, {needed:.1f} while it runs.', soft_wrap=True)
         return compiled
 
     def _log_steps(self, losses, wrong, rate, since):

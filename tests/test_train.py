@@ -1,6 +1,8 @@
 """The loop: interrupted anywhere and continued, it ends with the same bits; it stops where it is told to."""
 import dataclasses
+import io
 import json
+import re
 
 import jax
 import numpy as np
@@ -29,11 +31,11 @@ def split(n: int, seed: int) -> Split:
                  ('a', 'b', 'c'))
 
 
-def train(workdir, experiment=EXPERIMENT, stop=lambda: False, mesh='data:1'):
+def train(workdir, experiment=EXPERIMENT, stop=lambda: False, mesh='data:1', console=None):
     workdir.mkdir(exist_ok=True)
     facts = statistics.compute(split(10, 0), experiment.data, workdir / 'cache')
     return fit(build(experiment), experiment, split(10, 0), split(7, 1), facts, meshes.make(mesh), workdir,
-               Console(quiet=True), stop)
+               console or Console(quiet=True), stop)
 
 
 def stop_after(calls: int):
@@ -136,6 +138,22 @@ def test_a_diverged_training_says_so(tmp_path):
 def test_a_batch_that_the_mesh_does_not_divide_is_refused(tmp_path):
     with pytest.raises(UsageError, match='does not divide batch_size=4'):
         train(tmp_path / 'run', mesh='data:3')
+
+
+def test_parts_of_a_batch_that_the_mesh_does_not_divide_are_refused(tmp_path):
+    parts = dataclasses.replace(EXPERIMENT, optimizer=Optimizer(learning_rate=0.001, accumulation_steps=2))
+    with pytest.raises(UsageError, match='data:4, which does not divide each of the optimizer.accumulation_steps=2'):
+        train(tmp_path / 'run', parts, mesh='data:4')
+
+
+def test_the_memory_of_a_step_is_told_before_the_first(tmp_path):
+    """There is room for the parameters and their velocity at least."""
+    text = io.StringIO()
+    params = train(tmp_path / 'run', console=Console(file=text, width=200)).params
+    whole, held, needed = map(float, re.search(
+        r'device: (.*) MiB, (.*) of them for .* batch, (.*) while', text.getvalue()).groups())
+    assert held > 2 * sum(leaf.nbytes for leaf in jax.tree.leaves(params)) / 2**20 and needed > 0
+    assert whole == pytest.approx(held + needed, abs=0.2)
 
 
 def test_more_labels_than_outputs_are_refused(tmp_path):
