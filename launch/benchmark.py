@@ -7,8 +7,9 @@
   compile   seconds that a training step takes before it runs, and a run before its first step
 
 What is compared takes turns, round after round; every figure is the median of the rounds. PyTorch is left out where it
-is not installed (requirements-peer.txt). The results are written to WORKDIR/step.json and so on, over those of an
-earlier run. NPROC=N gives both sides N threads.
+is not installed (requirements-peer.txt). NPROC=N gives both sides N threads. The results are written to
+WORKDIR/step.json and so on, over those of an earlier run; committed as launch/results/MACHINE/step.json, they are shown
+in the README.
 """
 import contextlib
 import dataclasses
@@ -155,7 +156,7 @@ def _about(name: str) -> dict[str, Any]:
         'commit': workdir.commit(), 'date': datetime.datetime.now(datetime.UTC).date().isoformat(),
         'versions': {'python': platform.python_version(), **versions}, 'machine': _processor(),
         'device': jax.devices()[0].device_kind, 'platform': jax.default_backend(), 'threads': int(os.environ['NPROC']),
-        'set': FLAGS.set,
+        'load': os.getloadavg()[0], 'set': FLAGS.set,
     }
 
 
@@ -172,10 +173,10 @@ def _processor() -> str:
 class Peer:
     """PyTorch in a process of its own: see launch/peer.py."""
 
-    def __init__(self):
+    def __init__(self, device: str):
         context = multiprocessing.get_context('spawn')
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=_serve, args=(other, int(os.environ['NPROC'])), daemon=True)
+        self.process = context.Process(target=_serve, args=(other, int(os.environ['NPROC']), device), daemon=True)
         self.process.start()
         other.close()
         self.facts = self.connection.recv()
@@ -194,28 +195,31 @@ class Peer:
         self.process.join()
 
 
-def _serve(connection, threads):
+def _serve(connection, threads, device):
     from launch import peer  # imports torch, which not everybody has
 
-    peer.serve(connection, threads)
+    peer.serve(connection, threads, device)
 
 
 @contextlib.contextmanager
 def _peer() -> Iterator[tuple[Peer | None, dict[str, Any]]]:
     """PyTorch or None, and what is said of it in results."""
+    device = {'cpu': 'cpu', 'gpu': 'cuda'}.get(jax.default_backend())
     if importlib.util.find_spec('torch') is None:
-        yield None, {'peer': None, 'without_peer': 'PyTorch is not installed (pip install -r requirements-peer.txt): '
-                                                   'these are our times only.'}
-        return
-    peer = Peer()
-    try:
-        if (jax.default_backend() == 'gpu') == (peer.facts['device'] == 'cuda') and jax.default_backend() != 'tpu':
-            yield peer, {'peer': peer.facts}
-        else:
-            yield None, {'peer': None, 'without_peer': f'JAX computes on the {jax.default_backend()} here and PyTorch '
-                                                       f'on the {peer.facts["device"]}: these are our times only.'}
-    finally:
-        peer.close()
+        yield None, _alone('PyTorch is not installed (pip install -r requirements-peer.txt)')
+    elif device is None:
+        yield None, _alone(f'PyTorch is not timed on a {jax.default_backend()}')
+    else:
+        peer = Peer(device)
+        with contextlib.closing(peer):
+            if peer.facts['device'] == device:
+                yield peer, {'peer': peer.facts}
+            else:
+                yield None, _alone('PyTorch is installed for the CPU only')
+
+
+def _alone(why: str) -> dict[str, Any]:
+    return {'peer': None, 'without_peer': f'{why}: these are our times only.'}
 
 
 @contextlib.contextmanager

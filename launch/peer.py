@@ -57,11 +57,12 @@ class Subject:
             torch.cuda.synchronize()
 
 
-def serve(connection: Connection, threads: int) -> None:
-    """Answers (paper, experiment, method) with None, once that is ready to be timed, and None with the seconds of a
-    turn of it; until the other end is closed."""
+def serve(connection: Connection, threads: int, device: str) -> None:
+    """Says first what computes, on `device`, 'cuda' or 'cpu', if it is there. Then answers (paper, experiment, method)
+    with None, once that is ready to be timed, and None with the seconds of a turn of it; until the other end is
+    closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # the other end hears of it
-    device = 'cuda' if torch.cuda.is_available() else 'cpu'
+    device = device if torch.cuda.is_available() else 'cpu'
     torch.set_num_threads(threads)
     torch.backends.cuda.matmul.allow_tf32 = True        # as in XLA
     turn: Callable[[], float] | None = None

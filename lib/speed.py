@@ -107,10 +107,11 @@ def _circumstances(results: Results) -> Iterator[str]:
     peer, rounds = results.get('peer'), results.get('rounds')
     sides = [f'JAX on {results["device"]} with {results["threads"]} threads']
     if peer:
-        sides.append(f'PyTorch {peer["version"]} eager, channels last, on {peer["device"]} with {peer["threads"]}')
+        sides.append(f'PyTorch {peer["version"]} on {peer["device"]} with {peer["threads"]}, eager, float32, channels '
+                     'last')
     if rounds:
         sides.append(f'{rounds} round{"s" * (rounds > 1)}')
-    yield f'{results["machine"]}; {", ".join(sides)}.'
+    yield f'{results["machine"]}; {", ".join(sides)}. Load average before: {results["load"]:.1f}.'
     if results['set']:
         yield f'Changed: {", ".join(results["set"])}.'
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())

@@ -180,7 +180,7 @@ def test_crops_can_be_cut_from_what_is_stored():
 STEP = {
     'benchmark': 'step', 'command': 'python -m launch.benchmark step', 'commit': 'abc', 'date': '2026-01-01',
     'versions': {'python': '3.11', 'jax': '0.10'}, 'machine': 'a machine, 2 cores', 'device': 'cpu', 'threads': 2,
-    'set': [], 'peer': {'version': '2.13', 'device': 'cpu', 'threads': 2}, 'rounds': 2, 'product': 2048,
+    'load': 0.1, 'set': [], 'peer': {'version': '2.13', 'device': 'cpu', 'threads': 2}, 'rounds': 2, 'product': 2048,
     'rows': [{'name': 'cifar_80sec', 'batch_size': 128, 'multiply_adds': 1}
              | benchmark.compared({'ours': [0.1, 0.3], 'theirs': [0.2, 0.3], 'training_step': [0.5, 0.5]})
              | benchmark.beside_a_product({'ours': [0.1, 0.3], 'product': [0.001, 0.001]}, 3e10, 1000)]}
