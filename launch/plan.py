@@ -5,6 +5,8 @@ prints for one device: its memory, its work, what it exchanges with the others l
 step, of an epoch and of the whole recipe at the rates that the maker states. For GPUs all but the exchanges is an
 estimate.
 """
+import collections
+import contextlib
 import datetime
 import json
 import math
@@ -73,13 +75,14 @@ def show(paper: Paper, name: str, assignments: Sequence[str], topology: str, mes
     shape = meshes.parse(mesh) if mesh else (place.count, 1)
     devices = hardware.devices(place)
     task = paper.build(experiment)
-    if not as_json and place.platform == 'tpu':
-        cli.say(f'Compiling for {topology}: a minute or so.')
-    made = plan.make(task, experiment, place, devices, shape, examples(paper, name, experiment))
-    fits = made if made.fits else next((other for other in plan.alternatives(made, task, devices) if other.fits), None)
+    waiting = contextlib.nullcontext() if as_json else cli.console.status(f'Planning for {topology}: minutes for a TPU')
+    with waiting:
+        made = plan.make(task, experiment, place, devices, shape, examples(paper, name, experiment))
+        others = () if made.fits else plan.alternatives(made, task, devices)
+        fits = next((other for other in others if other.fits), None)
     if as_json:
         print(json.dumps({'paper': paper.name, 'experiment': name, 'set': list(assignments), **_as_json(made),
-                          'alternative': _as_json(fits) if fits and fits is not made else None}, indent=1))
+                          'alternative': fits and _as_json(fits)}, indent=1))
         return
     cli.say(f'{paper.name}, {name}{"".join(f", {text}" for text in assignments)}: {experiment.summary}')
     for line in _head(made):
@@ -151,6 +154,8 @@ def _memory(made: Plan) -> Grid:
              'temporaries': 'activations, gradients and other temporaries', 'program': 'program'}
     for field, words in names.items():
         size = getattr(made.memory, field)
+        if field == 'program' and not size:
+            continue        # estimated, or kept by the machine's own process
         words += ' (estimate)' * (field == 'temporaries' and made.estimated)
         _row(grid, words, f'{size / MIB:,.1f}', f'{100 * size / made.topology.memory:.1f}')
     _row(grid, 'peak', f'{made.memory.peak / MIB:,.1f}', f'{100 * made.memory.peak / made.topology.memory:.1f}',
@@ -187,11 +192,11 @@ def _exchanges(made: Plan) -> Grid | None:
 
 
 def _by_layer(made: Plan) -> dict[tuple[str | None, bool, str, int], list[Any]]:
-    """The exchanges by layer, pass, kind and size of group: forward in the order of the network, then backward."""
-    groups: dict[tuple, list] = {}
+    """The exchanges by layer, pass, kind and number of devices."""
+    groups = collections.defaultdict(list)
     for one in made.collectives:
-        groups.setdefault((one.layer, one.backward, one.kind, one.devices), []).append(one)
-    return dict(sorted(groups.items(), key=lambda item: (item[0][0] is None, item[0][1])))
+        groups[one.layer, one.backward, one.kind, one.devices].append(one)
+    return groups
 
 
 def _times(made: Plan) -> Grid | None:
@@ -227,8 +232,10 @@ def _notes(made: Plan) -> list[str]:
         lines.append('Exchanged: the arrays as they are after an all-gather or all-reduce; sent: by a device in a ring '
                      'of N, 2 (N - 1) / N of that in an all-reduce, (N - 1) / N in the others.')
     if made.topology.platform == 'gpu':
-        lines.append('Temporaries: the outputs of all layers for a part of the batch, a gradient for each parameter.'
-                     + ' Exchanges: of the step compiled for as many CPU devices.' * (made.topology.count > 1))
+        lines.append('Temporaries: the outputs of all layers for a part of the batch, a gradient for each parameter.')
+    if made.topology.platform == 'gpu' and made.topology.count > 1:
+        lines.append('Exchanges: those of the step compiled for as many CPU devices'
+                     + (', which send bfloat16 as float32.' if made.experiment.precision == 'bfloat16' else '.'))
     if made.examples is None:
         lines.append('No table of the paper says how many images this experiment trains on: there is no epoch.')
     return lines

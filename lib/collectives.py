@@ -151,17 +151,17 @@ class _Program:
         return (self.of_layer.search(paths[0])[1], 'transpose(' in paths[0]) if paths else (None, False)
 
     def _made_by(self, computation: str, name: str) -> list[str]:
-        """The path of the operation that makes a value."""
+        """The path of the operation that makes a value: one of several results of a fusion by what it is inside."""
         operation = self.computations[computation][name]
-        if operation.path or operation.kind not in MOVES:
-            return [operation.path]
         if operation.kind == 'get-tuple-element':
             whole = self.computations[computation][operation.operands[0]]
             called = [name for name in self._called(whole) if whole.kind in ('fusion', 'call')]
             inside = called[0] if called else computation
             whole = self._root(inside) if called else whole
-            if whole.kind == 'tuple':
-                return self._made_by(inside, whole.operands[operation.index])
+            if whole.kind == 'tuple' and any(paths := self._made_by(inside, whole.operands[operation.index])):
+                return paths
+        if operation.path or operation.kind not in MOVES:
+            return [operation.path]
         return [path for source in operation.operands for path in self._made_by(computation, source)]
 
     def _read_by(self, computation: str, name: str, seen: set[str]) -> list[str]:

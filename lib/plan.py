@@ -54,7 +54,8 @@ class Plan:
     image_bytes: int            # of an image as it is stored
     memory: Memory
     work: Work
-    collectives: tuple[Collective, ...] | None      # None if the step was not compiled
+    collectives: tuple[Collective, ...] | None      # forward, backward, of no layer, each in the order of the network;
+    # None if the step was not compiled
     refused: str | None         # what the compiler said when the step did not fit
     compiled_operations: float | None       # what it counts, without the products with the zeros around an image, but
     compiled_traffic: float | None          # with everything else; the body of a loop once
@@ -159,7 +160,9 @@ def make(task: Task, experiment: Experiment, topology: Topology, devices: Sequen
         refused = str(error).split('RESOURCE_EXHAUSTED: ')[1].splitlines()[0]
         return Plan(**common, memory=estimate, work=work, collectives=None, **nothing | {'refused': refused})
     seconds = time.monotonic() - started
-    found = tuple(collectives.read(compiled.as_text(), state['params'], topology.count))
+    order = [layer.name for layer in network.layers] + list(network.training_only) + [None]
+    found = tuple(sorted(collectives.read(compiled.as_text(), state['params'], topology.count),
+                         key=lambda one: (one.layer is None, one.backward, order.index(one.layer))))
     if topology.platform == 'gpu':
         return Plan(**common, memory=estimate, work=work, collectives=found, **nothing)
     sizes, counts = compiled.memory_analysis(), compiled.cost_analysis()

@@ -87,7 +87,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   %labels = s32[4]{0} constant({1, 2, 3, 4})
   %maps = f32[2,4]{1,0} constant(0)
   %fusion.1 = (f32[3]{0}, /*index=1*/f32[5,5,2,4]{3,2,1,0}) fusion(%x), kind=kLoop, calls=%made
-  %bias = f32[3]{0} get-tuple-element(%fusion.1), index=0
+  %bias = f32[3]{0} get-tuple-element(%fusion.1), index=0, metadata={op_name="jit(step)/transpose(jvp(fc6))/reduce_sum"}
   %copied = (f32[3]{0}, f32[3]{0}, u32[]) copy-start(%bias)
   %copy = f32[3]{0} copy-done(%copied)
   %kernel = f32[5,5,2,4]{3,2,1,0} get-tuple-element(%fusion.1), index=1
@@ -105,8 +105,9 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 
 def test_collectives_of_a_program_by_layer_and_pass():
-    """Merged ones by who made each array, through copies and the results of a fusion; what arrives without a name by
-    who reads it, in a loop that runs as often as its condition says; groups in four notations."""
+    """Merged ones by who made each array, through copies and inside a fusion, whatever name its results have; what
+    arrives without a name by who reads it, in a loop that runs as often as its condition says; groups in four
+    notations."""
     assert collectives.read(HLO, ('conv1', 'conv2', 'fc6'), 8) == [
         Collective('all-reduce', 'conv1', True, 12, 8),
         Collective('all-reduce', 'conv2', True, 800, 8),
@@ -172,6 +173,7 @@ def test_parameters_and_velocity_on_a_device():
         memory = planned(topology, mesh).memory
         assert parts * memory.parameters == parts * memory.optimizer == whole
         images = 8 // mesh[0] * (3 * 72 * 72 + 4) + 4 * (3 * 72 * 72 + 3 + 9)
+        assert plan._held(ALEXNET.build(SMALL), SMALL, mesh)[1].inputs == images
         assert images <= memory.inputs < images + 100, 'step, rate and key'
         assert memory.temporaries > 0 and memory.peak == sum(memory)
 
