@@ -137,6 +137,7 @@ def _head(made: Plan) -> list[str]:
     place, rates = made.topology, made.topology.rates
     how = {'tpu': 'The training step is compiled for it', 'cpu': 'The training step is compiled for it',
            'gpu': 'An estimate: nothing is compiled for a GPU here'}[place.platform]
+    how = 'It was not compiled, for want of memory: estimates' if made.refused else how
     lines = [f'{place.text}: {place.count} device{"s" * (place.count > 1)}, mesh data:{data},model:{model}, batch_size='
              f'{made.experiment.batch_size}, {made.images:g} image{"s" * (made.images != 1)} on a device. {how}'
              + (f' ({made.compile_seconds:.0f} s).' if made.compile_seconds else '.')]
