@@ -179,16 +179,23 @@ class Peer:
         self.process = context.Process(target=_serve, args=(other, int(os.environ['NPROC']), device), daemon=True)
         self.process.start()
         other.close()
-        self.facts = self.connection.recv()
+        self.facts = self._answer()
 
     def turn(self, paper: str, experiment: Experiment, method: str) -> Callable[[], float]:
         """Turns of a method of launch.peer.Subject; ends those of an earlier one."""
         def ask(request):
             self.connection.send(request)
-            return self.connection.recv()
+            return self._answer()
 
         ask((paper, experiment, method))
         return lambda: ask(None)
+
+    def _answer(self) -> Any:
+        try:
+            return self.connection.recv()
+        except EOFError as error:
+            raise UsageError('PyTorch has ended, for the reason above or for want of memory: choose other --networks, '
+                             'or a smaller --set batch_size.') from error
 
     def close(self) -> None:
         self.connection.close()

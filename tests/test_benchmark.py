@@ -170,6 +170,13 @@ def test_networks_and_folders_that_are_not_there_are_named(tmp_path):
     assert command.results_file(tmp_path, 'step').read_text() == 'earlier'      # until there are new ones
 
 
+def test_pytorch_that_ends_is_told_of_in_one_sentence(monkeypatch):
+    monkeypatch.setenv('NPROC', '1')
+    monkeypatch.setattr(command, '_serve', print)       # which ends without an answer
+    with pytest.raises(UsageError, match='PyTorch has ended'):
+        command.Peer('cpu')
+
+
 def test_crops_can_be_cut_from_what_is_stored():
     for network in command.NETWORKS.values():
         assert network.stored >= PAPERS[network.paper].experiments[network.experiment].data.image_size
