@@ -193,7 +193,7 @@ class Experiment:
     precision: Literal['float32', 'bfloat16'] = 'float32'   # of products and of what layers put out; parameters,
     # their updates and all sums are float32
     rematerialize: bool = False             # only the outputs of pooling are kept for the backward pass, which computes
-    # the rest again: less memory, a third more work
+    # the rest again, a third more work: less memory, unless one stage of the network has most of it
 
     def __post_init__(self):
         require(self.batch_size >= 1, f'batch_size={self.batch_size} must be at least 1.')

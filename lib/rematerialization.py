@@ -1,5 +1,9 @@
 """Less memory for more arithmetic: of a forward pass only what lies between the stages of a network is kept, and the
-backward pass computes each stage again when it comes to it."""
+backward pass computes each stage again when it comes to it.
+
+What is saved is at most what all stages but the largest need. XLA:CPU sees that the same is computed twice, and keeps
+it all the same.
+"""
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
