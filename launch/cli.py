@@ -9,6 +9,7 @@ import jax
 from absl import flags, logging
 from rich.console import Console
 
+from lib import cpu
 from lib.experiment import UsageError
 from lib.paper import Paper
 from lib.train import Interrupted
@@ -76,10 +77,11 @@ def guarded(action: Callable[[], None]) -> None:
 
 
 def prepare() -> None:
-    """What a command does before it uses JAX: programs that were compiled once are kept, unless the user's cache cannot
-    be written or JAX_COMPILATION_CACHE_DIR names another; and Orbax is kept quiet, which would tell of every file it
-    touches."""
+    """What a command does before it uses JAX: memory is kept once it is there; so are programs that were compiled once,
+    unless the user's cache cannot be written or JAX_COMPILATION_CACHE_DIR names another; and Orbax is kept quiet, which
+    would tell of every file it touches."""
     logging.set_verbosity(logging.WARNING)
+    cpu.keep_memory()
     programs = CACHE / 'xla'
     with contextlib.suppress(OSError):
         programs.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from flax import nnx
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from lib import mesh
+from lib import cpu, mesh
 from lib.experiment import UsageError
 
 Rounding = Literal['ceil', 'floor']
@@ -42,7 +42,13 @@ def borders(size: int, kernel: int, stride: int, padding: int = 0, rounding: Rou
 
 def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding) -> jax.Array:
     """Plain convolution, [n, h, w, c] with [kh, kw, c, o] to [n, h', w', o]; padding ((top, bottom), (left, right))."""
-    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+    return lax.platform_dependent(x, kernel, cpu=functools.partial(cpu.convolution, stride=stride, padding=padding),
+                                  default=functools.partial(_native, stride=stride, padding=padding))
+
+
+def _native(x, kernel, stride, padding, groups=1):
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, feature_group_count=groups,
+                                    dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
 
 
 def grouped_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding, groups: int) -> jax.Array:
@@ -70,16 +76,12 @@ def grouped_convolution(x: jax.Array, kernel: jax.Array, stride: int, padding, g
 
 
 def _convolve_groups(x, kernel, stride, padding, groups):
-    # The native form is much slower on XLA:CPU than one convolution a group.
-    def one_by_one(x, kernel):
+    def one_by_one(x, kernel):      # XLA:CPU has no fast convolution with groups
         parts = zip(jnp.split(x, groups, -1), jnp.split(kernel, groups, -1))
-        return jnp.concatenate([convolution(a, b, stride, padding) for a, b in parts], -1)
+        return jnp.concatenate([cpu.convolution(a, b, stride, padding) for a, b in parts], -1)
 
-    def native(x, kernel):
-        return lax.conv_general_dilated(x, kernel, (stride, stride), padding, feature_group_count=groups,
-                                        dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
-
-    return lax.platform_dependent(x, kernel, cpu=one_by_one, default=native)
+    return lax.platform_dependent(x, kernel, cpu=one_by_one,
+                                  default=functools.partial(_native, stride=stride, padding=padding, groups=groups))
 
 
 def normal(deviation: float):
@@ -206,8 +208,7 @@ def max_pool(x: jax.Array, size: int, stride: int, padding: int = 0, rounding: R
     def windows(x):
         return lax.reduce_window(x, -np.inf, lax.max, (1, size, size, 1), (1, stride, stride, 1), 'VALID')
 
-    # The gradient of a window reduction is much slower on XLA:CPU.
-    return lax.platform_dependent(x, cpu=functools.partial(_max_of_taps, size=size, stride=stride), default=windows)
+    return lax.platform_dependent(x, cpu=functools.partial(cpu.max_pool, size=size, stride=stride), default=windows)
 
 
 def min_pool(x: jax.Array, size: int, stride: int, padding: int = 0, rounding: Rounding = 'ceil') -> jax.Array:
@@ -223,7 +224,12 @@ def average_pool(x: jax.Array, size: int, stride: int, padding: int = 0, roundin
     maps = lax.pad(maps, zero, [(0, 0, 0), (*around[0], 0), (*around[1], 0), (0, 0, 0)])
     counts = [_window_counts(side, low, high, size, stride) for side, (low, high) in zip(maps.shape[1:3], around)]
     area = np.outer(*counts)[None, :, :, None].astype(maps.dtype)
-    total = lax.reduce_window(maps, zero, lax.add, (1, size, size, 1), (1, stride, stride, 1), 'VALID')
+
+    def windows(maps):
+        return lax.reduce_window(maps, zero, lax.add, (1, size, size, 1), (1, stride, stride, 1), 'VALID')
+
+    total = lax.platform_dependent(maps, cpu=functools.partial(cpu.sum_pool, size=size, stride=stride),
+                                   default=windows)
     return (total / area).astype(x.dtype)
 
 
@@ -237,46 +243,6 @@ def _taps(x: jax.Array, size: int, stride: int, rows: int, columns: int) -> list
     """For each place in a window, row by row, the values that the windows have there: [n, rows, columns, c]."""
     return [x[:, i:i + stride * (rows - 1) + 1:stride, j:j + stride * (columns - 1) + 1:stride]
             for i in range(size) for j in range(size)]
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _max_of_taps(x: jax.Array, size: int, stride: int) -> jax.Array:
-    return _max_and_owner(x, size, stride)[0]
-
-
-def _max_and_owner(x, size, stride):
-    rows, columns = ((side - size) // stride + 1 for side in x.shape[1:3])
-    taps = _taps(x, size, stride, rows, columns)
-    largest, owner = taps[0], jnp.zeros(taps[0].shape, jnp.uint8)
-    for place, tap in enumerate(taps[1:], 1):
-        larger = (tap > largest) | jnp.isnan(tap)
-        largest, owner = jnp.where(larger, tap, largest), jnp.where(larger, jnp.uint8(place), owner)
-    return largest, (owner, x[:0])
-
-
-def _send_to_owner(size, stride, residual, gradient):
-    """Row r of the image is row r // stride of the phase r % stride, and gets from the windows that place of theirs
-    which falls on it: so each phase is a sum of whole shifted arrays, and no scatter is needed."""
-    owner, image = residual
-    n, rows, columns, maps = gradient.shape
-    reach = (size - 1) // stride
-    nothing = jnp.zeros((n, rows + reach, columns + reach, maps), gradient.dtype)
-
-    def shifted(i, j):
-        own = jnp.where(owner == i * size + j, gradient, 0)
-        down, right = i // stride, j // stride
-        return jnp.pad(own, ((0, 0), (down, reach - down), (right, reach - right), (0, 0)))
-
-    phases = [[sum((shifted(i, j) for i in range(p, size, stride) for j in range(q, size, stride)), nothing)
-               for q in range(stride)] for p in range(stride)]
-    whole = jnp.stack([jnp.stack(row, 3) for row in phases], 2)
-    whole = whole.reshape(n, (rows + reach) * stride, (columns + reach) * stride, maps)
-    unread = [max(0, want - have) for want, have in zip(image.shape[1:3], whole.shape[1:3])]
-    whole = jnp.pad(whole, ((0, 0), (0, unread[0]), (0, unread[1]), (0, 0)))
-    return (whole[:, :image.shape[1], :image.shape[2]],)
-
-
-_max_of_taps.defvjp(_max_and_owner, _send_to_owner)
 
 
 ACTIVATIONS = {'relu': jax.nn.relu, 'tanh': jnp.tanh}

@@ -16,8 +16,8 @@ def shapes(build, experiment):
 
 def two_steps(build, experiment, stored: int, still: tuple[str, ...] = ()):
     """What distinguishes an experiment, made small: its parameters, the losses of its first two steps on random images
-    of `stored` pixels a side, its learning rates. Every parameter moves, save those of layers named `still`. The
-    network needs as many classes as the batch has images."""
+    of `stored` pixels a side, its learning rates, and the sum of its weights' sizes after the steps. Every parameter
+    moves, save those of layers named `still`. The network needs as many classes as the batch has images."""
     task, n = build(experiment), experiment.batch_size
     images = np.random.default_rng(0).integers(0, 255, (n, stored, stored, 3), np.uint8)
     side = stored * stored * 3
@@ -40,7 +40,8 @@ def two_steps(build, experiment, stored: int, still: tuple[str, ...] = ()):
             assert np.isfinite(value).all(), (layer, kind)
             assert np.any(value != before[layer][kind]) == (layer not in still), (layer, kind)
     assert np.isfinite(losses).all()
-    return count(before), losses, [learning_rate(experiment, 1000, step, ()) for step in (0, 2000, 6000, 9000)]
+    size = sum(float(np.abs(np.float64(leaf)).sum()) for leaf in jax.tree.leaves(state['params']))   # decay moves it
+    return count(before), losses, [learning_rate(experiment, 1000, step, ()) for step in (0, 2000, 6000, 9000)], size
 
 
 def loss_and_gradient_on(shape: str, task, experiment, scale: float = 50.0):
