@@ -84,6 +84,14 @@ def test_sums_of_normalisation_and_pooling_are_rounded_once(layer):
     np.testing.assert_array_equal(found, layer(at_least_float32(x)).astype(x.dtype))
 
 
+def test_probabilities_of_a_dense_evaluation_are_float32():
+    task = PAPERS['vgg'].build(bfloat16(SMALL['vgg'][0]))
+    params, x = jax.jit(task.init)(jax.random.key(0)), 50 * jax.random.normal(jax.random.key(1), (2, 32, 32, 3))
+    found, expected = jax.jit(task.dense)(params, x), jax.jit(task.predict)(params, x)
+    assert found.dtype == expected.dtype == jnp.float32
+    np.testing.assert_allclose(found, expected, rtol=0.02)
+
+
 def test_geometry_is_that_of_the_network():
     side = ALEXNET.data.image_size
     assert geometry.measure(PAPERS['alexnet'].build(bfloat16(ALEXNET)), side) == \
