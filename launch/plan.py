@@ -286,7 +286,7 @@ def _si(value: float) -> str:
 def _duration(seconds: float | None) -> str:
     if seconds is None:
         return ''
-    units = ((86400, 'days'), (3600, 'hours'), (60, 'min'), (1, 's'), (1e-3, 'ms'))
+    units = ((86400, 'days'), (3600, 'hours'), (60, 'min'), (1, 's'), (1e-3, 'ms'), (1e-6, 'µs'))
     size, unit = next(((size, unit) for size, unit in units if seconds >= 2 * size), units[-1])
     return f'{seconds / size:.3g} {unit}'
 

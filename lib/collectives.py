@@ -15,6 +15,7 @@ KINDS = ('all-reduce', 'all-gather', 'reduce-scatter', 'all-to-all', 'collective
 MOVES = frozenset(
     'bitcast bitcast-convert broadcast call concatenate convert copy copy-done copy-start custom-call dynamic-slice '
     'fusion get-tuple-element optimization-barrier pad reshape slice slice-done slice-start transpose tuple'.split())
+SCATTERING = 'all-reduce-scatter'       # on TPUs, a computation whose all-reduce leaves each device a part of the sum
 NAMED = re.compile(r'op_name="([^"]*)"')
 
 
@@ -85,23 +86,26 @@ class _Program:
                     self.readers[computation, operand].append(operation)
 
     def collectives(self) -> Iterator[Collective]:
-        for computation, operation, times in self._walk(self.entry, 1):
+        for computation, operation, times, path in self._walk(self.entry, 1, ''):
             kind = operation.kind.removesuffix('-start')
+            if kind == 'all-reduce' and computation.startswith(SCATTERING):
+                kind = 'reduce-scatter'
             group = self._group(operation) if kind in KINDS else 1
             if group == 1:
                 continue
             for sent in operation.operands:
                 size = _bytes(self.computations[computation][sent].result)
-                layer, backward = self._owner(computation, operation, kind, sent)
+                layer, backward = self._owner(computation, operation, kind, sent, path)
                 yield Collective(kind, layer, backward, size * (group if kind == 'all-gather' else 1), group, times)
 
-    def _walk(self, name: str, times: int) -> Iterator[tuple[str, _Operation, int]]:
-        """Every operation that runs, and how often."""
+    def _walk(self, name: str, times: int, path: str) -> Iterator[tuple[str, _Operation, int, str]]:
+        """Every operation that runs, the computation it is in, how often, and its path, or that of who called it."""
         for operation in self.computations[name].values():
-            yield name, operation, times
+            yield name, operation, times, operation.path or path
             if operation.kind not in ('async-update', 'async-done'):    # they name the computation of their start
                 for called in self._called(operation):
-                    yield from self._walk(called, times * (self._trips(operation) if operation.kind == 'while' else 1))
+                    trips = self._trips(operation) if operation.kind == 'while' else 1
+                    yield from self._walk(called, times * trips, operation.path or path)
 
     def _called(self, operation: _Operation) -> list[str]:
         return [name for name in re.findall(r'%([\w.\-]+)', operation.attributes) if name in self.computations]
@@ -134,16 +138,15 @@ class _Program:
 
     # ------------------------------------------------------------------------------------------------- whose it is
 
-    def _owner(self, computation: str, operation: _Operation, kind: str, sent: str) -> tuple[str | None, bool]:
+    def _owner(self, computation: str, operation: _Operation, kind: str, sent: str,
+               path: str) -> tuple[str | None, bool]:
         """The layer that an exchanged array belongs to, and whether it is of the backward pass."""
         if not re.match(r'b?f\d', self.computations[computation][sent].result):
             return None, False      # whole numbers are labels and counts
-        own = self.of_layer.findall(operation.path)
-        if len(set(own)) == 1 and len(operation.operands) == 1:
-            paths = [operation.path]
+        if len(set(self.of_layer.findall(path))) == 1 and len(operation.operands) == 1:
+            paths = [path]
         elif kind in ('all-reduce', 'reduce-scatter'):
-            paths = [operation.path] if operation.path and len(operation.operands) == 1 else \
-                self._made_by(computation, sent)
+            paths = [] if operation.path and len(operation.operands) == 1 else self._made_by(computation, sent)
         else:
             paths = self._read_by(computation, operation.name, set())
         # What both passes read is fetched in the first.

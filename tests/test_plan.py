@@ -64,6 +64,12 @@ HLO = """HloModule jit_step, is_scheduled=true
   ROOT %both = (f32[3]{0}, f32[5,5,2,4]{3,2,1,0}) tuple(%bias.1, %kernel.1)
 }
 
+%all-reduce-scatter.1 (part: f32[4,6]) -> f32[4,3] {
+  %part = f32[4,6]{1,0} parameter(0)
+  %summed = f32[4,6]{1,0} all-reduce(%part), replica_groups={{0,1},{2,3},{4,5},{6,7}}, to_apply=%add
+  ROOT %own = f32[4,3]{1,0} dynamic-slice(%summed), dynamic_slice_sizes={4,3}
+}
+
 %condition (state.1: (s32[], f32[16,4])) -> pred[] {
   %state.1 = (s32[], f32[16,4]{1,0}) parameter(0)
   %number = s32[] get-tuple-element(%state.1), index=0
@@ -97,6 +103,7 @@ ENTRY %main (x: f32[8]) -> f32[8] {
   %begin = (s32[], f32[16,4]{1,0}) tuple(%zero, %whole)
   %loop = (s32[], f32[16,4]{1,0}) while(%begin), condition=%condition, body=%body
   %wrong = s32[4]{0} all-reduce(%labels), replica_groups=mesh['a'=2,'b'=4] {'a'}, to_apply=%add, metadata={op_name="jit(step)/jvp(fc6)/reduce_sum"}
+  %mine = f32[4,3]{1,0} fusion(%maps), kind=kCustom, calls=%all-reduce-scatter.1, metadata={op_name="jit(step)/transpose(jvp(fc6))/dot_general"}
   %alone = f32[8]{0} all-reduce(%x), replica_groups={{0},{1},{2},{3},{4},{5},{6},{7}}, to_apply=%add
   %start = (f32[8]{0}, f32[8]{0}) collective-permute-start(%x), source_target_pairs={{0,1},{1,0}}, metadata={op_name="jit(step)/jvp()/softmax"}
   ROOT %shifted = f32[8]{0} collective-permute-done(%start)
@@ -106,14 +113,15 @@ ENTRY %main (x: f32[8]) -> f32[8] {
 
 def test_collectives_of_a_program_by_layer_and_pass():
     """Merged ones by who made each array, through copies and inside a fusion, whatever name its results have; what
-    arrives without a name by who reads it, in a loop that runs as often as its condition says; groups in four
-    notations."""
+    arrives without a name by who reads it, in a loop that runs as often as its condition says; sums of which a device
+    keeps a part, by who calls them; groups in four notations."""
     assert collectives.read(HLO, ('conv1', 'conv2', 'fc6'), 8) == [
         Collective('all-reduce', 'conv1', True, 12, 8),
         Collective('all-reduce', 'conv2', True, 800, 8),
         Collective('all-gather', 'fc6', False, 256, 8),
         Collective('all-reduce', 'fc6', True, 16, 2, times=6),
         Collective('all-reduce', None, False, 16, 2),
+        Collective('reduce-scatter', 'fc6', True, 96, 2),
         Collective('collective-permute', None, False, 32, 2),
     ]
 
