@@ -185,7 +185,7 @@ def _exchanges(made: Plan) -> Grid | None:
         return None
     grid = _grid('Exchanged in a step', 'pass', 'by', 'among', 'arrays', 'KiB', 'KiB sent')
     for (layer, backward, kind, among), group in _by_layer(made).items():
-        _row(grid, layer or 'loss and counts', ('backward' if backward else 'forward') if layer else '', kind,
+        _row(grid, layer or 'loss, counts, other', ('backward' if backward else 'forward') if layer else '', kind,
              str(among), str(sum(one.times for one in group)),
              f'{sum(one.times * one.payload for one in group) / 1024:,.1f}',
              f'{sum(one.sent for one in group) / 1024:,.1f}')
@@ -287,7 +287,7 @@ def _duration(seconds: float | None) -> str:
     if seconds is None:
         return ''
     units = ((86400, 'days'), (3600, 'hours'), (60, 'min'), (1, 's'), (1e-3, 'ms'), (1e-6, 'µs'))
-    size, unit = next(((size, unit) for size, unit in units if seconds >= 2 * size), units[-1])
+    size, unit = next(((size, unit) for size, unit in units if seconds >= (size if size <= 1 else 2 * size)), units[-1])
     return f'{seconds / size:.3g} {unit}'
 
 

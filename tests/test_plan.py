@@ -216,6 +216,14 @@ def test_least_times_by_hand():
     assert dataclasses.replace(made, collectives=()).step == pytest.approx(0.6)
 
 
+def test_times_and_amounts_in_words():
+    seconds = (0, 2e-6, 1.2e-3, 1.5, 100, 150, 7000, 7200, 100_000, 200_000, None)
+    assert [command._duration(one) for one in seconds] == [
+        '0 µs', '2 µs', '1.2 ms', '1.5 s', '100 s', '2.5 min', '117 min', '2 hours', '27.8 hours', '2.31 days', '']
+    assert [command._si(one) for one in (0, 5, 999, 1000, 132_339_535_872, 2.5e15)] == [
+        '0 ', '5 ', '999 ', '1 k', '132 G', '2.5 P']
+
+
 def test_of_a_cpu_no_rate_is_known(capsys):
     made = planned('cpu:2', (1, 2))
     assert (made.limits, made.step, made.images_per_second) == ({}, None, None)
