@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from lib import cpu
 from lib.benchmark import timed
 from lib.experiment import Experiment
 from reproductions.alexnet import peer as alexnet
@@ -64,6 +65,7 @@ def serve(connection: Connection, threads: int, device: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)        # the other end hears of it
     device = device if torch.cuda.is_available() else 'cpu'
     torch.set_num_threads(threads)
+    cpu.keep_memory()                                   # as ours does
     torch.backends.cuda.matmul.allow_tf32 = True        # as in XLA
     turn: Callable[[], float] | None = None
     connection.send({'version': importlib.metadata.version('torch'), 'device': device,

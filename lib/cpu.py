@@ -1,14 +1,23 @@
-"""The forms of operations that XLA makes fast programs of for a CPU; lib/layers.py uses them there instead of JAX's own.
-Values and gradients are the same but for the order of sums. They have no forward-mode derivative."""
+"""The forms of operations that XLA makes fast programs of for a CPU, used there by lib/layers.py instead of JAX's own.
+Values and gradients are the same but for the order of sums. They have no forward-mode derivative.
+
+Which form is faster was measured with jaxlib 0.10.2: launch.benchmark shows what they reach together.
+"""
 import ctypes
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-FEW = 4         # input maps, of images mostly, of which XLA:CPU's convolution makes poor use
+# Input maps: XLA:CPU's convolution is slow with few, images mostly; that which gives a kernel's gradient with many.
+FEW, MANY = 4, 96
+PLACES = 8192           # in a batch: with more of them a kernel's gradient is slow too
+TILE = 128              # output maps that XLA:CPU gives a thread, which has no equal share if this does not divide them
+MOST_PARTS = 8          # of a batch, each of which has to be compiled
+LONG, SMALL, SHARES = 2**15, 200**2, 8      # a small product's sums of so many terms are made in shares, one a thread
 
 
 def keep_memory() -> None:
@@ -25,21 +34,35 @@ def keep_memory() -> None:
 def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding) -> jax.Array:
     """[n, h, w, c] with [kh, kw, c, o] to [n, h', w', o]; padding ((top, bottom), (left, right)), negative to leave
     pixels out."""
-    if kernel.shape[:2] == (1, 1):
-        return _padded(x, padding)[:, ::stride, ::stride] @ kernel[0, 0]
     return _convolution(x, kernel, stride, tuple(map(tuple, padding)))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(x, kernel, stride, padding):
-    if x.shape[-1] > FEW:
-        return _native(x, kernel, stride, padding)
-    windows = jnp.concatenate(list(_taps(_padded(x, padding), *kernel.shape[:2], stride, stride)), -1)
-    return windows @ kernel.reshape(-1, kernel.shape[-1])
+    height, width, maps, outputs = kernel.shape
+    if maps > FEW and height * width > 1:
+        return _shared(x, kernel, stride, padding)
+    windows = jnp.concatenate(list(_taps(_padded(x, padding), height, width, stride)), -1)
+    return windows @ kernel.reshape(-1, outputs)
 
 
 def _native(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=('NHWC', 'HWIO', 'NHWC'))
+
+
+def _shared(x, kernel, stride, padding):
+    """The same, in as many convolutions as give all threads work."""
+    outputs = kernel.shape[-1]
+    parts = _parts(x, 1 if outputs <= TILE // 4 or outputs % TILE == 0 else MOST_PARTS // 2)
+    found = jnp.stack([_native(part, kernel, stride, padding) for part in parts], 1)
+    return found.reshape(len(x), *found.shape[2:])
+
+
+def _parts(x, most):
+    """A batch in at most so many equal parts. Images are dealt out in turns: those of a device stay there."""
+    count = max(divisor for divisor in range(1, most + 1) if len(x) % divisor == 0)
+    dealt = x.reshape(len(x) // count, count, *x.shape[1:])
+    return [dealt[:, i] for i in range(count)]
 
 
 def _forward(x, kernel, stride, padding):
@@ -48,16 +71,43 @@ def _forward(x, kernel, stride, padding):
 
 def _backward(stride, padding, residual, gradient):
     x, kernel = residual
-    into_x, = jax.linear_transpose(lambda x: _native(x, kernel, stride, padding), x)(gradient)
-    height, width = kernel.shape[:2]
-    x = _padded(x, padding)
-    if x.shape[-1] <= FEW:
-        parts = [jnp.concatenate(list(_taps(x, height, width, stride, stride)), -1)]
-    else:
-        parts = _taps(jnp.concatenate(list(_taps(x, 1, width, 1, stride)), -1), height, 1, stride, 1)
-    flat = gradient.reshape(-1, kernel.shape[-1])
-    into_kernel = jnp.concatenate([part.reshape(-1, part.shape[-1]).T @ flat for part in parts])
-    return into_x, into_kernel.reshape(kernel.shape)
+    return _into_image(x, kernel, stride, padding, gradient), _into_kernel(x, kernel, stride, padding, gradient)
+
+
+def _into_image(x, kernel, stride, padding, gradient):
+    if stride > 1:
+        return jax.linear_transpose(lambda x: _native(x, kernel, stride, padding), x)(gradient)[0]
+    if kernel.shape[:2] == (1, 1):
+        beyond = tuple((-low, -high) for low, high in padding)
+        return _padded(gradient @ kernel[0, 0].T, beyond)
+    # Said as a plain convolution, since XLA:CPU is ten times slower with a transposed one inside a loop.
+    around = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], padding)]
+    return _shared(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, around)
+
+
+def _native_into_kernel(x, gradient, kernel, stride, padding):
+    return jax.linear_transpose(lambda kernel: _native(x, kernel, stride, padding), kernel)(gradient)[0]
+
+
+def _into_kernel(x, kernel, stride, padding, gradient):
+    n, rows, columns, outputs = gradient.shape
+    height, width, maps, _ = kernel.shape
+    if FEW < maps < MANY and height * width > 1:
+        most = min(MOST_PARTS, -(-n * rows * columns // PLACES))
+        return sum(_native_into_kernel(*pair, kernel, stride, padding)
+                   for pair in zip(_parts(x, most), _parts(gradient, most)))
+    taps = _taps(_padded(x, padding), height, width, stride)
+    parts = taps if maps > FEW else [jnp.concatenate(list(taps), -1)]
+    return jnp.concatenate([_product(part, gradient) for part in parts]).reshape(kernel.shape)
+
+
+def _product(x, gradient):
+    """Sums over all places of all images: [n, h, w, c] and [n, h, w, o] to [c, o]."""
+    places = math.prod(gradient.shape[:-1])
+    in_shares = places >= LONG and places % SHARES == 0 and x.shape[-1] * gradient.shape[-1] <= SMALL
+    share = SHARES if in_shares else 1
+    x, gradient = (array.reshape(share, -1, array.shape[-1]) for array in (x, gradient))
+    return jnp.einsum('spc,spo->sco', x, gradient).sum(0)
 
 
 _convolution.defvjp(_forward, _backward)
@@ -67,12 +117,11 @@ def _padded(x, padding):
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), (*padding[0], 0), (*padding[1], 0), (0, 0, 0)])
 
 
-def _taps(x, height, width, down, right):
-    """For each place in a window, row by row, the pixels that the windows have there: [n, h', w', c]. Windows begin
-    every `down` rows and every `right` columns."""
+def _taps(x, height, width, stride):
+    """For each place in a window, row by row, the pixels that the windows have there: [n, h', w', c]."""
     last_row, last_column = x.shape[1] - height, x.shape[2] - width
     for i, j in np.ndindex(height, width):
-        yield x[:, i:i + last_row + 1:down, j:j + last_column + 1:right]
+        yield x[:, i:i + last_row + 1:stride, j:j + last_column + 1:stride]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
@@ -82,7 +131,7 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 
 def _max_and_owner(x, size, stride):
-    largest, *others = _taps(x, size, size, stride, stride)
+    largest, *others = _taps(x, size, size, stride)
     owner = jnp.zeros(largest.shape, jnp.uint8)
     for place, tap in enumerate(others, 1):
         larger = (tap > largest) | jnp.isnan(tap)

@@ -108,7 +108,7 @@ def _circumstances(results: Results) -> Iterator[str]:
     sides = [f'JAX on {results["device"]} with {results["threads"]} threads']
     if peer:
         sides.append(f'PyTorch {peer["version"]} on {peer["device"]} with {peer["threads"]}, eager, float32, channels '
-                     'last')
+                     'last, in a process that keeps its memory as ours does')
     if rounds:
         sides.append(f'{rounds} round{"s" * (rounds > 1)}')
     yield f'{results["machine"]}; {", ".join(sides)}. Load average before: {results["load"]:.1f}.'

@@ -108,8 +108,10 @@ def _accumulated(gradient, parts, params, images, labels, key):
         (loss, (logits, moved)), gradients = gradient(params, *own, key)
         return jax.tree.map(jnp.add, total, gradients), (loss, logits, moved)
 
-    total, (losses, logits, moved) = jax.lax.scan(add, jax.tree.map(jnp.zeros_like, params),
-                                                  (jnp.arange(parts), jax.random.split(key, parts)))
+    # XLA:CPU has no fast gradients of convolutions inside a loop.
+    total, (losses, logits, moved) = jax.lax.platform_dependent(
+        jax.tree.map(jnp.zeros_like, params), (jnp.arange(parts), jax.random.split(key, parts)),
+        cpu=functools.partial(jax.lax.scan, add, unroll=True), default=functools.partial(jax.lax.scan, add))
     logits = logits.swapaxes(0, 1).reshape(images.shape[0] * parts, -1)
     mean = jax.tree.map(lambda values: values.mean(0), (losses, moved))
     return (mean[0], (logits, mean[1])), jax.tree.map(lambda gradients: gradients / parts, total)
