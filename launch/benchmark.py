@@ -4,6 +4,7 @@
             product of matrices
   eval      images a second of an evaluation with one crop and with ten, ours and PyTorch's
   input     images a second of batches on their way to a network, by what is done to them
+  profile   where the time of a forward and backward pass goes, layer by layer
   compile   seconds that a training step takes before it runs, and a run before its first step
 
 What is compared takes turns, round after round; every figure is the median of the rounds. PyTorch is left out where it
@@ -39,7 +40,7 @@ from rich.progress import Progress
 from launch import cli, workdir
 from launch.cli import FLAGS
 from launch.papers import PAPERS
-from lib import benchmark, geometry, speed
+from lib import benchmark, geometry, profile, speed
 from lib import mesh as meshes
 from lib.data import sources
 from lib.experiment import Data, Experiment, UsageError, in_words, override, require
@@ -334,6 +335,22 @@ def read(networks: dict[str, Network], mesh: Mesh) -> dict[str, Any]:
     return {'rounds': FLAGS.rounds, 'rows': rows, 'missing': missing}
 
 
+def profiled(networks: dict[str, Network], mesh: Mesh) -> dict[str, Any]:
+    """Seconds of every layer's operations in a forward and backward pass, and of the whole pass."""
+    rows = []
+    with _progress(len(networks)) as begin:
+        for name, network in networks.items():
+            done = begin(name)
+            experiment, _, subject = _subject(network, mesh)
+            seconds = benchmark.in_turns({'ours': benchmark.timed(subject.gradient)}, FLAGS.rounds)
+            shares = profile.by_layer(profile.spans(subject.gradient, FLAGS.rounds), subject.program(),
+                                      subject.state['params'])
+            rows += [_named(name, network, experiment) | share._asdict() | benchmark.compared(seconds)
+                     for share in shares]
+            done()
+    return {'rounds': FLAGS.rounds, 'rows': rows}
+
+
 OF_THIS_PROCESS = ('NPROC', 'JAX_COMPILATION_CACHE_DIR', 'XLA_PYTHON_CLIENT_PREALLOCATE')
 START = ['launch.alexnet', '--experiment=quickstart', '--mesh=data:1,model:2']      # of `make reproduce`
 
@@ -378,7 +395,7 @@ def _seconds_to_first_step(folder: Path, name: str) -> float:
         process.wait()
 
 
-BENCHMARKS = {'step': step, 'eval': evaluate, 'input': read, 'compile': compile_}
+BENCHMARKS = {'step': step, 'eval': evaluate, 'input': read, 'profile': profiled, 'compile': compile_}
 
 if __name__ == '__main__':
     define_flags()

@@ -158,6 +158,10 @@ class Subject:
         """Forward and backward pass in training, with dropout: the gradient of all parameters."""
         jax.block_until_ready(self._gradient(self.state['params'], self.crops, self.labels, self.key))
 
+    def program(self) -> str:
+        """The compiled program of `gradient`."""
+        return self._gradient.lower(self.state['params'], self.crops, self.labels, self.key).compile().as_text()
+
     def step(self) -> None:
         """A whole step of training: augmentation, gradient and update."""
         self.state, *rest = self._step(self.state, self.images, self.labels, self.statistics, np.uint32(0),

@@ -1,4 +1,5 @@
 """What launch.benchmark measured as tables, for the console and the README."""
+import collections
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,6 +13,7 @@ from rich.text import Text
 from lib.experiment import UsageError
 
 Results = Mapping[str, Any]
+LEAST = 0.02        # of the time: what takes less is left out of a profile
 
 
 class Sheet(NamedTuple):
@@ -72,6 +74,26 @@ def _input(results):
         'sets: read only.', *results['missing']]
 
 
+def _profile(results):
+    header = ('network', 'batch', 'layer', 'pass', 'products, ms', 'others, ms', 'of all')
+    total = collections.Counter()
+    for row in results['rows']:
+        total[row['name']] += row['products'] + row['others']
+    rows = []
+    for row in results['rows']:
+        share = (row['products'] + row['others']) / total[row['name']]
+        if share >= LEAST:
+            rows.append((row['name'], str(row['batch_size']), row['layer'] or 'between layers',
+                         'backward' if row['backward'] else 'forward', f'{1000 * row["products"]:.1f}',
+                         f'{1000 * row["others"]:.1f}', f'{100 * share:.0f} %'))
+    whole = {row['name']: f'{row["name"]} {_ms(row["seconds"]["ours"])} ms of {1000 * total[row["name"]]:,.1f}'
+             for row in results['rows']}
+    return 'Where the time goes', header, rows, [
+        'Products: matrix products and convolutions; others: everything else that carries the name of a layer. Pooling '
+        'and units have none. Operations run beside each other, so that a pass takes less than their sum: '
+        f'{"; ".join(whole.values())}. Rows below {100 * LEAST:.0f} % are left out.']
+
+
 def _compile(results):
     header = ('network', 'batch', 'new parameters, s', 'lowering, s', 'compiling, s', 'from the cache, s')
     rows = [(row['name'], str(row['batch_size']), *(
@@ -85,7 +107,7 @@ def _compile(results):
         f'{start["again"]:.1f} s once more ({start["command"]}).']
 
 
-SHEETS = {'step': _step, 'eval': _eval, 'input': _input, 'compile': _compile}
+SHEETS = {'step': _step, 'eval': _eval, 'input': _input, 'profile': _profile, 'compile': _compile}
 
 
 def _ms(found: Results) -> str:

@@ -122,7 +122,7 @@ def test_without_pytorch_ours_is_timed_alone(tmp_path):
 
 
 @pytest.mark.parametrize('words, sentence', [
-    (['fast'], 'one of step, eval, input, compile'),
+    (['fast'], 'one of step, eval, input, profile, compile'),
     (['step', '--networks=lenet5', '--set', 'batch=2'], 'Did you mean batch_size'),
 ])
 def test_a_mistake_is_one_sentence_and_exit_code_2(words, sentence, tmp_path):
