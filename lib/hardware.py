@@ -12,7 +12,7 @@ from lib.experiment import UsageError
 
 
 class Rates(NamedTuple):
-    """What one device has at most, as its maker states it or as `source` says. Nothing reaches these rates; nothing can pass them."""
+    """What one device has at most, from where `source` says. Nothing reaches these rates; nothing can pass them."""
     memory: float               # bytes
     float32: float              # floating-point operations a second in products of float32 arrays, as JAX computes
     # them by default: on a TPU in one pass of bfloat16, on a GPU of 2020 or later in TF32
@@ -41,7 +41,8 @@ GPUS = {
     'a100': Rates(80e9, 156e12, 312e12, 2.039e12, 300e9, NVIDIA + 'A100 80 GB SXM, NVLink'),
     'a100-40gb': Rates(40e9, 156e12, 312e12, 1.555e12, 300e9, NVIDIA + 'A100 40 GB SXM, NVLink'),
     'k20': Rates(5e9, 3.52e12, None, 208e9, 8e9, NVIDIA + 'Tesla K20, PCI Express 2.0 from memory'),
-    'gtx580': Rates(3e9, 1.581e12, None, 192.4e9, 8e9, NVIDIA + 'GeForce GTX 580 with 3 GB, its peak from its clock, PCI Express 2.0 from memory'),
+    'gtx580': Rates(3e9, 1.581e12, None, 192.4e9, 8e9,
+                    NVIDIA + 'GeForce GTX 580 with 3 GB, its peak from its clock, PCI Express 2.0 from memory'),
 }
 EXISTING = ('; '.join(f'{name}: with {", ".join(slices)}' for name, slices in SLICES.items())
             + f'; gpu:NAME or gpu:NAME:COUNT with {", ".join(GPUS)}; cpu:COUNT')
