@@ -132,10 +132,11 @@ def max_pool(x: jax.Array, size: int, stride: int) -> jax.Array:
 
 def _max_and_owner(x, size, stride):
     largest, *others = _taps(x, size, size, stride)
-    owner = jnp.zeros(largest.shape, jnp.uint8)
+    places = jnp.uint8 if size < 16 else jnp.uint16
+    owner = jnp.zeros(largest.shape, places)
     for place, tap in enumerate(others, 1):
         larger = (tap > largest) | jnp.isnan(tap)
-        largest, owner = jnp.where(larger, tap, largest), jnp.where(larger, jnp.uint8(place), owner)
+        largest, owner = jnp.where(larger, tap, largest), jnp.where(larger, places(place), owner)
     return largest, (owner, x[:0])
 
 
@@ -177,7 +178,7 @@ def _to_pixels(gradient, size, stride, shape, owner=None):
         row, column = phases[:, None, None, None] + stride * i, phases[None, None, :, None] + stride * j
         takes = (row < size) & (column < size)
         if owner is not None:
-            takes &= shifted(owner, i, j, size * size) == (row * size + column).astype(np.uint8)
+            takes &= shifted(owner, i, j, size * size) == (row * size + column).astype(owner.dtype)
         total += jnp.where(takes, shifted(gradient, i, j, 0), 0)
     whole = total.reshape(len(gradient), blocks[0] * stride, blocks[1] * stride, shape[3])
     beyond = [have - size for have, size in zip(shape[1:3], whole.shape[1:3])]

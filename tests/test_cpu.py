@@ -85,6 +85,13 @@ def test_max_pool(size, stride, kind):
     same(lambda x: cpu.max_pool(x, size, stride), own, x[kind])
 
 
+def test_max_pool_of_windows_with_more_places_than_a_byte_counts():
+    def own(x):
+        return lax.reduce_window(x, -np.inf, lax.max, (1, 17, 17, 1), (1, 5, 5, 1), 'VALID')
+
+    same(lambda x: cpu.max_pool(x, 17, 5), own, random(1, 23, 22, 2))
+
+
 @pytest.mark.parametrize('size, stride', POOLS)
 def test_sum_pool(size, stride):
     def own(x):
