@@ -76,8 +76,9 @@ def _input(results):
 
 def _profile(results):
     header = ('network', 'batch', 'layer', 'pass', 'products, ms', 'others, ms', 'of all')
-    total = collections.Counter()
+    products, total = collections.Counter(), collections.Counter()
     for row in results['rows']:
+        products[row['name']] += row['products']
         total[row['name']] += row['products'] + row['others']
     rows = []
     for row in results['rows']:
@@ -86,11 +87,12 @@ def _profile(results):
             rows.append((row['name'], str(row['batch_size']), row['layer'] or 'between layers',
                          'backward' if row['backward'] else 'forward', f'{1000 * row["products"]:.1f}',
                          f'{1000 * row["others"]:.1f}', f'{100 * share:.0f} %'))
-    whole = {row['name']: f'{row["name"]} {_ms(row["seconds"]["ours"])} ms of {1000 * total[row["name"]]:,.1f}'
-             for row in results['rows']}
+    whole = {name: f'{name} {_ms(seconds["ours"])} ms, of {1000 * total[name]:,.1f} of which products have '
+                   f'{1000 * products[name]:,.1f}'
+             for name, seconds in ((row['name'], row['seconds']) for row in results['rows'])}
     return 'Where the time goes', header, rows, [
         'Products: matrix products and convolutions; others: everything else that carries the name of a layer. Pooling '
-        'and units have none. Operations run beside each other, so that a pass takes less than their sum: '
+        'and units have none. Operations run beside each other, and parts of some are not traced, so that a pass is not their sum: '
         f'{"; ".join(whole.values())}. Rows below {100 * LEAST:.0f} % are left out.']
 
 
