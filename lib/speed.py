@@ -92,8 +92,8 @@ def _profile(results):
              for name, seconds in ((row['name'], row['seconds']) for row in results['rows'])}
     return 'Where the time goes', header, rows, [
         'Products: matrix products and convolutions; others: everything else that carries the name of a layer. Pooling '
-        'and units have none. Operations run beside each other, and parts of some are not traced, so that a pass is not '
-        'their sum: '
+        'and units have none. Operations run beside each other, and parts of some are not traced, so that a pass is '
+        'not their sum: '
         f'{"; ".join(whole.values())}. Rows below {100 * LEAST:.0f} % are left out.']
 
 
