@@ -44,8 +44,8 @@ def _step(results):
                      f'{100 * row["fraction_of_product"]["median"]:.0f} %'))
     limits = [row['product_operations_a_second']['median'] / 1e9 for row in results['rows']]
     return 'Forward and backward pass, and training step', header, rows, [
-        'Forward and backward pass in training, dropout included, the gradient of all parameters. PyTorch / ours is '
-        'above 1 where ours is faster: median of the rounds, least and greatest.',
+        'Forward and backward pass in training, dropout included, the gradient of all parameters.'
+        + ' PyTorch / ours is above 1 where ours is faster: median of the rounds, least and greatest.' * peer,
         'A training step adds augmentation and the update of the parameters; images/s are its.',
         'GFLOP/s: six floating-point operations for each multiply-add of a forward pass.',
         f'The limit: a product of two float32 matrices of {results["product"]} x {results["product"]} in the same '
