@@ -34,8 +34,11 @@ from typing import Any, NamedTuple
 import jax
 from absl import app, flags
 from jax.sharding import Mesh
+from rich import box
 from rich.console import Console
 from rich.progress import Progress
+from rich.table import Table as Grid
+from rich.text import Text
 
 from launch import cli, workdir
 from launch.cli import FLAGS
@@ -99,8 +102,22 @@ def main(argv: list[str]) -> None:
     if FLAGS.json:
         print(json.dumps(results, indent=1))
     else:
-        speed.show(results)
+        show(results)
         cli.say(f'Written to {path}')
+
+
+def show(results: dict[str, Any]) -> None:
+    """Prints the table and the notes."""
+    title, header, rows, notes = speed.sheet(results)
+    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, name in enumerate(header):
+        grid.add_column(name, justify='right' if number else 'left')
+    for row in rows:
+        grid.add_row(*row)
+    cli.console.print(Text(title, style='bold'))
+    cli.show(grid)
+    for note in notes:
+        cli.say(note)
 
 
 def results_file(folder: Path, name: str) -> Path:

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 from absl import flags, logging
 from rich.console import Console
+from rich.table import Table
 
 from lib import cpu
 from lib.experiment import UsageError
@@ -93,3 +94,10 @@ def prepare() -> None:
 def say(text: str) -> None:
     """Prints a line for a person, as it is and unbroken."""
     console.print(text, markup=False, soft_wrap=True)
+
+
+def show(grid: Table) -> None:
+    """Prints a table as wide as it is: a narrow terminal breaks its lines, and nothing is cut off."""
+    wide = Console(width=1000, highlight=False)
+    wide.width = wide.measure(grid).maximum
+    wide.print(grid)

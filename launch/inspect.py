@@ -10,7 +10,6 @@ from typing import Any
 
 from absl import app, flags
 from rich import box
-from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
@@ -96,9 +95,7 @@ def _table(network: Geometry, counts: Counts | None) -> None:
         cells = {'layer': layer, 'kind': 'in training only', 'parameters': f'{count:,}',
                  'as published': _agreement(layer, network, counts) if counts else ''}
         grid.add_row(*(Text(cells.get(column, '')) for column in shown))
-    console = Console(width=1000, highlight=False)      # a narrow terminal breaks lines, and nothing is cut off
-    console.width = console.measure(grid).maximum
-    console.print(grid)
+    cli.show(grid)
 
 
 def _cells(layer: Layer) -> dict[str, str]:

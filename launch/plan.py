@@ -21,7 +21,6 @@ from typing import Any
 import jax
 from absl import app, flags
 from rich import box
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table as Grid
 from rich.text import Text
@@ -88,7 +87,7 @@ def show(paper: Paper, name: str, assignments: Sequence[str], topology: str, mes
     for line in _head(made):
         cli.say(line)
     for grid in filter(None, (_memory(made), _limits(made), _exchanges(made), _times(made))):
-        _print(grid)
+        cli.show(grid)
     for line in [*_notes(made), _verdict(made, fits)]:
         cli.say(line)
 
@@ -269,12 +268,6 @@ def _grid(*columns: str) -> Grid:
 
 def _row(grid: Grid, *cells: str, style: str = '') -> None:
     grid.add_row(*map(Text, cells), style=style)
-
-
-def _print(grid: Grid) -> None:
-    console = Console(width=1000, highlight=False)      # a narrow terminal breaks lines, and nothing is cut off
-    console.width = console.measure(grid).maximum
-    console.print(grid)
 
 
 def _si(value: float) -> str:

@@ -5,11 +5,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rich import box
-from rich.console import Console
-from rich.table import Table as Grid
-from rich.text import Text
-
 from lib.experiment import UsageError
 
 Results = Mapping[str, Any]
@@ -142,22 +137,6 @@ def _circumstances(results: Results) -> Iterator[str]:
     versions = ', '.join(f'{name} {version}' for name, version in results['versions'].items())
     yield f'Commit {results["commit"]}, {results["date"]}, {versions}.'
     yield f'Command: {results["command"]}'
-
-
-def show(results: Results) -> None:
-    """Prints the table, as wide as it is, and the notes."""
-    title, header, rows, notes = sheet(results)
-    grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(header):
-        grid.add_column(name, justify='right' if number else 'left')
-    for row in rows:
-        grid.add_row(*row)
-    console = Console(width=1000, highlight=False)      # a narrow terminal breaks lines, and nothing is cut off
-    console.width = console.measure(grid).maximum
-    console.print(Text(title, style='bold'))
-    console.print(grid)
-    for note in notes:
-        console.print(Text(note), soft_wrap=True)
 
 
 def committed(root: Path) -> list[Results]:
