@@ -22,7 +22,7 @@ LONG, SMALL, SHARES = 2**15, 200**2, 8      # a small product's sums of so many 
 
 def keep_memory() -> None:
     """Lets this process keep what it frees, all in one arena. Otherwise glibc returns the work space of every operation
-    to the kernel, and getting it again page by page takes as long as the arithmetic. Other C libraries: nothing."""
+    to the kernel, and getting it again page by page takes much of the time. Other C libraries: nothing."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError):
@@ -80,7 +80,7 @@ def _into_image(x, kernel, stride, padding, gradient):
     if kernel.shape[:2] == (1, 1):
         beyond = tuple((-low, -high) for low, high in padding)
         return _padded(gradient @ kernel[0, 0].T, beyond)
-    # Said as a plain convolution, since XLA:CPU is ten times slower with a transposed one inside a loop.
+    # Said as a plain convolution, since XLA:CPU is much slower with a transposed one inside a loop.
     around = [(side - 1 - low, side - 1 - high) for side, (low, high) in zip(kernel.shape[:2], padding)]
     return _shared(gradient, kernel[::-1, ::-1].swapaxes(2, 3), 1, around)
 
