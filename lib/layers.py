@@ -15,6 +15,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from lib import cpu, mesh
+from lib.backward import normalised, relu
 from lib.experiment import UsageError
 
 Rounding = Literal['ceil', 'floor']
@@ -177,7 +178,7 @@ def local_response_norm(x: jax.Array, n: int = 5, k: float = 2.0, alpha: float =
     window = (1,) * (maps.ndim - 1) + (n,)
     around = [(0, 0)] * (maps.ndim - 1) + [(n // 2, n - 1 - n // 2)]
     total = lax.reduce_window(maps * maps, np.zeros((), maps.dtype), lax.add, window, (1,) * maps.ndim, around)
-    return (maps * _power(k + alpha * total, beta)).reshape(x.shape).astype(x.dtype)
+    return normalised(x, (maps * _power(k + alpha * total, beta)).reshape(x.shape).astype(x.dtype))
 
 
 def same_map_response_norm(x: jax.Array, n: int, k: float, alpha: float, beta: float) -> jax.Array:
@@ -186,7 +187,7 @@ def same_map_response_norm(x: jax.Array, n: int, k: float, alpha: float, beta: f
     around = [(0, 0), (n // 2, n - 1 - n // 2), (n // 2, n - 1 - n // 2), (0, 0)]
     maps = at_least_float32(x)
     total = lax.reduce_window(maps * maps, np.zeros((), maps.dtype), lax.add, (1, n, n, 1), (1, 1, 1, 1), around)
-    return (maps * _power(k + alpha * total, beta)).astype(x.dtype)
+    return normalised(x, (maps * _power(k + alpha * total, beta)).astype(x.dtype))
 
 
 def at_least_float32(x: jax.Array) -> jax.Array:
@@ -245,5 +246,5 @@ def _taps(x: jax.Array, size: int, stride: int, rows: int, columns: int) -> list
             for i in range(size) for j in range(size)]
 
 
-ACTIVATIONS = {'relu': jax.nn.relu, 'tanh': jnp.tanh}
+ACTIVATIONS = {'relu': relu, 'tanh': jnp.tanh}
 POOLS = {'max': max_pool, 'average': average_pool, 'min': min_pool}

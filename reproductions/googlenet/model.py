@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from lib.experiment import Experiment, require
-from lib.layers import Conv, Linear, average_pool, dropout, local_response_norm, max_pool, output_size
+from lib.layers import Conv, Linear, average_pool, dropout, local_response_norm, max_pool, output_size, relu
 from lib.task import Task, classifier, untapped
 
 
@@ -167,7 +167,7 @@ class GoogLeNet(nnx.Module):
         return getattr(self, f'{prefix}_linear')(x)
 
     def _unit(self, name, x):
-        return jax.nn.relu(getattr(self, name)(x))
+        return relu(getattr(self, name)(x))
 
     def _respond(self, name, x, tap):
         if self.model.norm == 'none':

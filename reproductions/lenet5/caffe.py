@@ -41,7 +41,7 @@ class CaffeNet(nnx.Module):
         x = tap('S2', layers.max_pool(x, 2, 2))
         x = tap('C3', self.C3(x))
         x = tap('S4', layers.max_pool(x, 2, 2))
-        x = tap('F5', jax.nn.relu(self.F5(x)))
+        x = tap('F5', layers.relu(self.F5(x)))
         return tap('F6', self.F6(x))
 
 

@@ -176,7 +176,7 @@ class NetworkInNetwork(nnx.Module):
                 case MLPConv():
                     for name in names:
                         x = getattr(self, name)(x)
-                        x = tap(name, jax.nn.relu(x) if layer.last_unit or name != names[-1] else x)
+                        x = tap(name, layers.relu(x) if layer.last_unit or name != names[-1] else x)
                 case Pool():
                     x = tap(names[0], layers.POOLS[layer.kind](x, 3, 2, rounding=self.model.rounding))
                 case Dropout():
@@ -185,7 +185,7 @@ class NetworkInNetwork(nnx.Module):
                     x = tap(names[0], x.mean((1, 2)))
                 case Dense():
                     x = getattr(self, names[0])(x)
-                    x = tap(names[0], jax.nn.relu(x) if layer.unit else x)
+                    x = tap(names[0], layers.relu(x) if layer.unit else x)
         return x
 
 

@@ -73,8 +73,8 @@ class VGG(nnx.Module):
         """A dropout key means training; none means evaluation."""
         key6, key7 = jax.random.split(key) if key is not None else (None, None)
         x = self._features(x, tap)
-        x = tap('fc6', dropout(jax.nn.relu(self.fc6(x)), self.model.dropout, key6))
-        x = tap('fc7', dropout(jax.nn.relu(self.fc7(x)), self.model.dropout, key7))
+        x = tap('fc6', dropout(layers.relu(self.fc6(x)), self.model.dropout, key6))
+        x = tap('fc7', dropout(layers.relu(self.fc7(x)), self.model.dropout, key7))
         return tap('fc8', self.fc8(x))
 
     def dense(self, x: jax.Array) -> jax.Array:
@@ -83,8 +83,8 @@ class VGG(nnx.Module):
         x = self._features(x)
         require(min(x.shape[1:3]) >= self.side,
                 'Images are too small for a dense evaluation: set evaluation.scales to data.image_size or more.')
-        x = dropout(jax.nn.relu(_everywhere(self.fc6, x, self.side)), self.model.dropout, None)
-        x = dropout(jax.nn.relu(_everywhere(self.fc7, x, 1)), self.model.dropout, None)
+        x = dropout(layers.relu(_everywhere(self.fc6, x, self.side)), self.model.dropout, None)
+        x = dropout(layers.relu(_everywhere(self.fc7, x, 1)), self.model.dropout, None)
         return _everywhere(self.fc8, x, 1).mean((1, 2))
 
     def _features(self, x, tap=untapped):
@@ -92,7 +92,7 @@ class VGG(nnx.Module):
         for block, windows in enumerate(CONFIGURATIONS[self.model.configuration], 1):
             for number in range(1, len(windows) + 1):
                 name = f'conv{block}_{number}'
-                x = tap(name, jax.nn.relu(getattr(self, name)(x)))
+                x = tap(name, layers.relu(getattr(self, name)(x)))
                 if name == 'conv1_1' and self.model.norm == 'response':
                     x = tap('norm1', local_response_norm(x, n=5, k=2.0, alpha=1e-4, beta=0.75))
             x = tap(f'pool{block}', max_pool(x, 2, 2))

@@ -120,14 +120,14 @@ class ZFNet(nnx.Module):
         for number, layer in enumerate(self.model.layers):
             match layer:
                 case Conv():
-                    x = jax.nn.relu(getattr(self, layer.name)(x))
+                    x = layers.relu(getattr(self, layer.name)(x))
                 case Pool():
                     x = max_pool(x, 3, 2)
                 case Norm():
                     x = local_response_norm(x, layer.n, layer.k, layer.alpha, layer.beta)
                 case Dense():
                     own_key = None if key is None else jax.random.fold_in(key, number)
-                    x = dropout(jax.nn.relu(getattr(self, layer.name)(x)), self.model.dropout, own_key)
+                    x = dropout(layers.relu(getattr(self, layer.name)(x)), self.model.dropout, own_key)
             x = tap(layer.name, x)
         return tap('fc8', self.fc8(x))
 

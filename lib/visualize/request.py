@@ -1,0 +1,183 @@
+"""What a method is asked: a network, a layer and units of it, images; and what is the same for all methods."""
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from lib import geometry, trained
+from lib.data import augment, crops, packed, sources
+from lib.data.sources import Split
+from lib.data.statistics import Statistics, require_fits
+from lib.experiment import Data, UsageError, require
+from lib.geometry import Geometry
+from lib.trained import Trained
+
+IMAGE_FILES = ('.jpg', '.jpeg', '.png')
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """Pixels are those of the central crop, [n, S, S, 3], 0 to 255; what the network reads is made of them by `enter`.
+
+    Raises:
+      UsageError: from each method, if what was asked for is not there.
+    """
+    network: Trained
+    first_layer: str
+    layer: str | None = None                # as asked for; see `chosen_layer`
+    unit: tuple[int, ...] = ()              # as asked for; see `units`
+    images: tuple[int, ...] | Path | None = None    # numbers in the evaluation split, or a file or folder
+    other: Trained | None = None            # a second network, to compare with
+    data_dir: str | None = None
+    cache: Path = Path()
+    scratch: Path = Path()                  # a folder for what does not fit memory
+
+    @property
+    def data(self) -> Data:
+        return self.network.experiment.data
+
+    @property
+    def size(self) -> int:
+        return self.data.image_size
+
+    @property
+    def batch_size(self) -> int:
+        return self.network.experiment.evaluation.batch_size
+
+    @functools.cached_property
+    def params(self):
+        return jax.device_put(self.network.params)
+
+    @functools.cached_property
+    def geometry(self) -> Geometry:
+        return geometry.measure(self.network.task, self.size)
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """In the order of the network; the last one gives the logits."""
+        return tuple(layer.name for layer in self.geometry.layers)
+
+    def chosen_layer(self, default: str | None = None) -> str:
+        """The layer asked for, or `default`, or the last but one."""
+        layer = self.layer or default or self.layers[-2]
+        require(layer in self.layers, f'--layer={layer} is not in this network: choose one of '
+                                      f'{", ".join(self.layers)}.')
+        return layer
+
+    def units(self, layer: str, count: int) -> np.ndarray:
+        """int64: the maps or units of a layer that were asked for, or `count` of them at equal distances."""
+        there = self.geometry[layer].size[-1]
+        for unit in self.unit:
+            require(0 <= unit < there, f'--unit={unit} is not in {layer}: choose from 0 to {there - 1}.')
+        count = min(count, there)
+        return np.array(self.unit or (2 * np.arange(count) + 1) * there // (2 * count), np.int64)
+
+    @functools.cached_property
+    def judged(self) -> Split:
+        """The evaluation split."""
+        return self._load(self.network.experiment.evaluation.split)
+
+    @functools.cached_property
+    def train(self) -> Split:
+        return self._load('train')
+
+    def _load(self, name: str) -> Split:
+        split = sources.load_one(self.data, name, self.data_dir, self.cache)
+        trained.require_same_classes(self.network, split)
+        require_fits(self.network.statistics, split)
+        return split
+
+    def examples(self, count: int) -> tuple[Split, np.ndarray]:
+        """The images asked for, as a split and their numbers in it; or `count` of the evaluation split. A file in a
+        folder with the name of a class has that label; others have -1."""
+        if isinstance(self.images, Path):
+            split = self._files(self.images)
+            return split, np.arange(len(split))
+        wanted = self.images or ()
+        for number in wanted:
+            require(0 <= number < len(self.judged), f'--images: {self.judged.name} has no image {number}: choose '
+                                                    f'numbers from 0 to {len(self.judged) - 1}.')
+        count = min(count, len(self.judged))
+        return self.judged, np.array(wanted or (2 * np.arange(count) + 1) * len(self.judged) // (2 * count), np.int64)
+
+    def _files(self, path: Path) -> Split:
+        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in IMAGE_FILES) if path.is_dir() else \
+            [path]
+        require(len(files) > 0, f'--images: {path} holds no image files ({", ".join(IMAGE_FILES)}): name another.')
+        side = self.network.statistics.mean.shape[0] - 2 * self.data.border
+        images = np.stack([packed.bordered(packed.square(_decoded(file), side)[None], self.data.border)[0]
+                           for file in files])
+        names = self.network.classes or ()
+        short = [name.partition(',')[0] for name in names]
+        labels = [short.index(file.parent.name) if file.parent.name in short else -1 for file in files]
+        return Split(path.name, images, np.array(labels, np.int32), names)
+
+    def pixels(self, split: Split, at: np.ndarray) -> np.ndarray:
+        """uint8 [n, S, S, 3]: the central crops of images of a split."""
+        images = split.images[at]
+        top, left = crops.centre(crops.spare(images, self.size))
+        return images[:, top:top + self.size, left:left + self.size]
+
+    def enter(self, pixels: jax.Array) -> jax.Array:
+        """What the network reads of pixels [n, S, S, 3] from 0 to 255, whole or not: float32, differentiable."""
+        return augment.centre(pixels, self._cropped, self.data)
+
+    @functools.cached_property
+    def _cropped(self) -> Statistics:
+        """Of the central crop."""
+        mean = self.network.statistics.mean
+        top, left = crops.centre(crops.spare(mean[None], self.size))
+        mean = mean[top:top + self.size, left:left + self.size]
+        return self.network.statistics._replace(mean=mean)
+
+    def activations(self, layer: str, pixels: jax.Array) -> jax.Array:
+        """The outputs of a layer for pixels [n, S, S, 3]; compiled."""
+        return _activations(self.network.task.activations, layer, self.data, self.params, self._cropped, pixels)
+
+    def predict(self, pixels: jax.Array) -> jax.Array:
+        """Probabilities [n, classes] for pixels [n, S, S, 3]; compiled."""
+        return _predict(self.network.task.predict, self.data, self.params, self._cropped, pixels)
+
+    def true_classes(self, split: Split, at: np.ndarray) -> np.ndarray:
+        """int64 [n]: the labels of images or, where there is none, the class that the network finds most likely."""
+        labels = split.labels[at].astype(np.int64)
+        if (labels < 0).any():
+            labels = np.where(labels < 0, np.argmax(self.predict(self.pixels(split, at)), axis=1), labels)
+        return labels
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _activations(activations, layer, data, params, statistics, pixels):
+    return activations(params, augment.centre(pixels, statistics, data))[layer]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _predict(predict, data, params, statistics, pixels):
+    return predict(params, augment.centre(pixels, statistics, data))
+
+
+def _decoded(file: Path) -> np.ndarray:
+    from PIL import Image, ImageOps
+    try:
+        with Image.open(file) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
+    except OSError as error:
+        raise UsageError(f'--images: {file} cannot be read as an image ({error}): name another file or '
+                         'folder.') from error
+
+
+class Method(NamedTuple):
+    """A way to look. `look(request, options, picture)` writes the picture, a PNG, and returns the numbers behind it, as
+    JSON can hold them, and a sentence that says them."""
+    look: Callable[[Request, Any, Path], tuple[dict[str, Any], str]]
+    takes: frozenset[str]                   # of layer, unit, images, other: the flags that mean something to it
+    options: Any = None                     # a frozen dataclass with its parameters, as they are unless set
+
+
+def described(split: Split, at: Mapping | np.ndarray) -> list[str]:
+    """One line an image for a caption: where it is from."""
+    return [f'{split.name}, image {number}' for number in np.asarray(at)]
