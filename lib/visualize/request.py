@@ -35,6 +35,7 @@ class Request:
     data_dir: str | None = None
     cache: Path = Path()
     scratch: Path = Path()                  # a folder for what does not fit memory
+    checkpoints: Path | None = None         # the folder of all steps of its training; None if there was no run
 
     @property
     def data(self) -> Data:
@@ -85,6 +86,12 @@ class Request:
     def train(self) -> Split:
         return self._load('train')
 
+    def split(self, name: str | None) -> Split:
+        """'train' or 'validation'; None for the evaluation split."""
+        if name in (None, self.network.experiment.evaluation.split):
+            return self.judged
+        return self.train if name == 'train' else self._load(name)
+
     def _load(self, name: str) -> Split:
         split = sources.load_one(self.data, name, self.data_dir, self.cache)
         trained.require_same_classes(self.network, split)
@@ -124,11 +131,11 @@ class Request:
 
     def enter(self, pixels: jax.Array) -> jax.Array:
         """What the network reads of pixels [n, S, S, 3] from 0 to 255, whole or not: float32, differentiable."""
-        return augment.centre(pixels, self._cropped, self.data)
+        return augment.centre(pixels, self.cropped, self.data)
 
     @functools.cached_property
-    def _cropped(self) -> Statistics:
-        """Of the central crop."""
+    def cropped(self) -> Statistics:
+        """Those of the central crop."""
         mean = self.network.statistics.mean
         top, left = crops.centre(crops.spare(mean[None], self.size))
         mean = mean[top:top + self.size, left:left + self.size]
@@ -136,11 +143,24 @@ class Request:
 
     def activations(self, layer: str, pixels: jax.Array) -> jax.Array:
         """The outputs of a layer for pixels [n, S, S, 3]; compiled."""
-        return _activations(self.network.task.activations, layer, self.data, self.params, self._cropped, pixels)
+        return _activations(self.network.task.activations, layer, self.data, self.params, self.cropped, pixels)
 
     def predict(self, pixels: jax.Array) -> jax.Array:
         """Probabilities [n, classes] for pixels [n, S, S, 3]; compiled."""
-        return _predict(self.network.task.predict, self.data, self.params, self._cropped, pixels)
+        return _predict(self.network.task.predict, self.data, self.params, self.cropped, pixels)
+
+    def occurring_classes(self) -> np.ndarray:
+        """int64: the classes that the evaluation split has images of, which may be fewer than the network's outputs;
+        all of these where the split is not there."""
+        try:
+            return np.unique(self.judged.labels).astype(np.int64)
+        except UsageError:
+            return np.arange(self.geometry.layers[-1].size[-1])
+
+    def class_name(self, label: int) -> str:
+        """The first of several synonyms, or its number."""
+        names = self.network.classes or ()
+        return names[label].partition(',')[0] if label < len(names) else f'class {label}'
 
     def true_classes(self, split: Split, at: np.ndarray) -> np.ndarray:
         """int64 [n]: the labels of images or, where there is none, the class that the network finds most likely."""
