@@ -1,4 +1,4 @@
-"""Networks that have been trained: by a run, in its workdir, or by others, in a file of weights."""
+"""Networks that have been trained: by a run, in its workdir or in one small file; or by others, in theirs."""
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lib import checkpoint, importers
+from lib import checkpoint, compact, importers
 from lib.data import sources, statistics
 from lib.data.sources import Split
 from lib.data.statistics import Statistics
@@ -59,7 +59,7 @@ def from_workdir(paper: Paper, workdir: str | Path) -> Trained:
     path = workdir / 'experiment.json'
     try:
         saved = json.loads(path.read_text())
-        name, assignments, init_from = saved['experiment'], saved['set'], saved['init_from']
+        name, init_from = saved['experiment'], saved['init_from']
         if 'networks' in saved:
             raise UsageError(f'{workdir} holds an evaluation and no network: name the --workdir of a run.')
         written_by, classes = saved['paper'], tuple(saved['classes'])
@@ -69,14 +69,7 @@ def from_workdir(paper: Paper, workdir: str | Path) -> Trained:
         raise UsageError(f'{path} is damaged or of another version: run the experiment again.') from error
     if written_by != paper.name:
         raise UsageError(f'{workdir} holds a run of {written_by}: name one of {paper.name}.')
-    experiment = paper.choose(name, assignments)
-    if isinstance(experiment, Comparison):
-        raise UsageError(f'{workdir} holds a comparison of several networks: name the --workdir of one.')
-    now = identity(paper, name, assignments, experiment, init_from)['fields']
-    changed = [field for field, value in saved['fields'].items() if field not in now or now[field] != value]
-    if changed:
-        raise UsageError(f'{path} describes {name} in another version of this code, with another {", ".join(changed)}: '
-                         'run the experiment again.')
+    experiment = _same(paper, saved, path)
     facts = statistics.load(workdir / 'statistics.npz')
     found = checkpoint.newest(given if given != workdir else workdir / 'checkpoints')
     step, progress = int(found.name), json.loads((found / 'progress.json').read_text())
@@ -93,17 +86,60 @@ def run_folder(workdir: str | Path) -> Path:
 
 
 def from_weights(paper: Paper, file: str | Path) -> Trained:
-    """The network in a file of public weights, without the software that wrote it.
+    """The network in a file of public weights, without the software that wrote it, or in one of `export`.
 
     Raises:
       UsageError: if the file cannot be read, or its weights are of no network of this paper.
     """
     path = Path(file).expanduser().absolute()
+    ours = compact.read(path)
+    if ours is not None:
+        return _exported(paper, path, *ours)
     name, experiment, params = paper.convert(importers.read(path))
     facts = _one_mean(experiment.data)
     return Trained(name, experiment, paper.build(experiment), params, facts,
                    f'{experiment.summary}: {path}',
                    sources.imagenet_classes() if experiment.model.classes == IMAGENET else None, None, None, None)
+
+
+def export(paper: Paper, workdir: str | Path, path: Path) -> Trained:
+    """Writes the network of a run as one small file, which `from_weights` reads; of its results.json, if it has one,
+    the file keeps the command, commit and errors.
+
+    Raises:
+      UsageError: if there is no such run, its parameters do not fit 16-bit numbers, or the file cannot be written.
+    """
+    network, folder = from_workdir(paper, workdir), run_folder(workdir)
+    identity = json.loads((folder / 'experiment.json').read_text())
+    results = folder / 'results.json'
+    found = json.loads(results.read_text()) if results.exists() else {}
+    about = {'step': network.step, 'epochs': network.epochs,
+             'run': {key: found[key] for key in ('command', 'commit', 'date', 'machine', 'errors') if key in found}}
+    compact.write(path, network.params, network.statistics, identity | about)
+    return network
+
+
+def _exported(paper: Paper, path: Path, params: Params, facts: Statistics, about: dict[str, Any]) -> Trained:
+    if about['paper'] != paper.name:
+        raise UsageError(f'{path} holds a network of {about["paper"]}: name one of {paper.name}.')
+    experiment = _same(paper, about, path)
+    return Trained(about['experiment'], experiment, paper.build(experiment), params, facts,
+                   f'{paper.name} {about["experiment"]}, seed {experiment.seed}, step {about["step"]}, in 16 bits: '
+                   f'{path.name}', tuple(about['classes']), about['step'], about['epochs'], about['init_from'])
+
+
+def _same(paper: Paper, saved: dict[str, Any], path: Path) -> Experiment:
+    """The experiment that a file describes, as long as this code means the same by it."""
+    name, assignments = saved['experiment'], saved['set']
+    experiment = paper.choose(name, assignments)
+    if isinstance(experiment, Comparison):
+        raise UsageError(f'{path.parent} holds a comparison of several networks: name the --workdir of one.')
+    now = identity(paper, name, assignments, experiment, saved['init_from'])['fields']
+    changed = [field for field, value in saved['fields'].items() if field not in now or now[field] != value]
+    if changed:
+        raise UsageError(f'{path} describes {name} in another version of this code, with another {", ".join(changed)}: '
+                         'run the experiment again.')
+    return experiment
 
 
 def _one_mean(data: Data) -> Statistics:
