@@ -1,40 +1,53 @@
 """Looks inside a trained network: python -m launch.visualize PAPER --workdir=DIR|--weights=FILE --method=METHOD
 
-kernels      of the first layer, by group, and how much of them is colour
-predictions  images of the evaluation split with their five most likely classes
-neighbours   the training images that are nearest to an image in a layer's space, and in pixel space
-
-Each writes METHOD.png, and METHOD.json with the numbers behind it.
+Each method writes METHOD.png, METHOD.json with the numbers behind it, and index.html, one page with all pictures of the
+folder. Its own parameters are set by name: --set occlusion.square=48. --help lists the methods.
 """
+import dataclasses
 import json
+import shlex
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from absl import app, flags
+from rich.table import Table
 
 from launch import cli
 from launch.papers import PAPERS
 from lib import trained
-from lib.data import sources
-from lib.experiment import UsageError, require
+from lib.experiment import UsageError, fields, override, require
 from lib.paper import Paper
 from lib.trained import Trained
-from lib.visualize import examples, kernels, layers, neighbours, predictions
+from lib.visualize import kernels, page
+from lib.visualize.request import Method, Request
 
-METHOD = flags.DEFINE_string('method', None, 'kernels, predictions or neighbours')
-WORKDIR = flags.DEFINE_string('workdir', None, 'the folder of a run, finished or not')
-WEIGHTS = flags.DEFINE_string('weights', None, 'a file of public weights, instead of a run')
+# In the order of the page: what each shows, in a sentence.
+METHODS: dict[str, tuple[Method, str]] = {
+    'kernels': (kernels.METHOD, 'The kernels of the first layer by group, or with --layer those of another: dead and '
+                                'near-duplicate ones, colour, orientation, frequency (AlexNet, Figure 3; ZFNet, 4.1).'),
+}
+ABOUT = {name: about for name, (_, about) in METHODS.items()}
+
+METHOD = flags.DEFINE_string('method', None, 'one of:\n' + '\n'.join(
+    f'{name}: {about}' for name, about in ABOUT.items()))
+WORKDIR = flags.DEFINE_string('workdir', None, 'the folder of a run, finished or not, or of one of its checkpoints')
+WEIGHTS = flags.DEFINE_string('weights', None, 'a file of public weights or of launch.export, instead of a run')
 OUTPUT = flags.DEFINE_string('output', None, 'where the pictures go (default WORKDIR/visualize, or for weights '
                              'runs/PAPER-weights/visualize)')
-LAYER = flags.DEFINE_string('layer', None, 'of neighbours: whose vectors are compared (default the last but one)')
-IMAGES = flags.DEFINE_string('images', None, 'of predictions and neighbours: numbers of images of the evaluation '
+LAYER = flags.DEFINE_string('layer', None, 'the layer that is looked at (its default depends on the method, and is '
+                            'mostly the last but one)')
+UNIT = flags.DEFINE_string('unit', None, 'maps or units of the layer, as in --unit=17 or --unit=[3,17]; without it '
+                           'they are evenly spaced')
+IMAGES = flags.DEFINE_string('images', None, 'a file or folder of images, or numbers of images of the evaluation '
                              'split, as in --images=[0,17]; without it they are evenly spaced')
+OTHER = flags.DEFINE_string('other', None, 'a second network, for methods that compare: PAPER:DIR or PAPER:FILE, or '
+                            'DIR or FILE of the same paper')
 DATA_DIR = flags.DEFINE_string('data_dir', None, 'where TFDS data sets lie (default $TFDS_DATA_DIR or '
                                '~/tensorflow_datasets)')
-SET = flags.DEFINE_multi_string('set', [], 'other data to look at, as in --set data.source=imagenette/160px-v2; may '
-                                'be repeated')
+SET = flags.DEFINE_multi_string('set', [], 'a parameter of the method, as in --set occlusion.square=48, or other data '
+                                'to look at, as in --set data.source=imagenette/160px-v2; may be repeated')
 OF_DATA = ('data.source', 'data.resize', 'data.train_split', 'data.validation_split', 'evaluation.split',
            'evaluation.batch_size')
 
@@ -43,90 +56,97 @@ def visualize(paper: Paper) -> None:
     cli.prepare()
     require(METHOD.value is not None, f'Name a --method: one of {", ".join(METHODS)}.')
     require(METHOD.value in METHODS, f'--method={METHOD.value} is not known: choose one of {", ".join(METHODS)}.')
+    name, (method, _) = METHOD.value, METHODS[METHOD.value]
+    given = {'layer': LAYER.value, 'unit': UNIT.value, 'images': IMAGES.value, 'other': OTHER.value}
+    for flag, value in given.items():
+        require(not value or flag in method.takes, f'--method={name} takes no --{flag}: leave it out.')
+    options, of_data = _settings(name, method)
     require(bool(WORKDIR.value) != bool(WEIGHTS.value),
             'Give one of --workdir=DIR, the folder of a run, and --weights=FILE.')
-    images = _numbers()
     network = trained.from_weights(paper, WEIGHTS.value) if WEIGHTS.value else \
         trained.from_workdir(paper, WORKDIR.value)
-    network = trained.with_changes(network, SET.value, OF_DATA)
+    network = trained.with_changes(network, of_data, OF_DATA)
     folder = _folder(paper)
+    request = Request(network, paper.first_layer, LAYER.value, _numbers('unit', UNIT.value), _images(), _other(paper),
+                      DATA_DIR.value, cli.CACHE, folder)
+    words = [name, LAYER.value, f'unit{UNIT.value.strip("[]")}' if UNIT.value else None, *_own(name)]
+    picture = folder / ('-'.join(filter(None, words)).replace('/', '_') + '.png')
+    found, statement = method.look(request, options, picture)
+    about = {'method': name, 'paper': paper.name, 'network': network.origin, 'experiment': network.name,
+             'statement': statement, 'parameters': fields(options) if options else {},
+             'other': request.other and request.other.origin,
+             'command': shlex.join(['python', '-m', 'launch.visualize', *sys.argv[1:]])}
+    picture.with_suffix('.json').write_text(json.dumps(about | found, indent=1, ensure_ascii=False) + '\n')
+    written = page.write(folder, f'Inside {paper.name} {network.name}', ABOUT)
+    cli.say(f'{network.origin}\n{statement}')
+    if 'table' in found:
+        _print(**found['table'])
+    cli.say(f'Written: {picture} and {picture.stem}.json; all pictures so far: {written}')
+
+
+def _settings(name: str, method: Method) -> tuple[Any, list[str]]:
+    """The method's options as set, and the assignments that are for the data."""
+    own = [assignment for assignment in SET.value if not assignment.strip().startswith(('data.', 'evaluation.'))]
+    of_data = [assignment for assignment in SET.value if assignment not in own]
+    if method.options is None:
+        require(not own, f'--method={name} has no parameters to set, only the data: leave out '
+                         f'{", ".join(f"--set {assignment}" for assignment in own)}.')
+        return None, of_data
+    settings = dataclasses.make_dataclass('Settings', [(name, type(method.options))], frozen=True)(method.options)
+    return getattr(override(settings, own), name), of_data
+
+
+def _own(name: str) -> list[str]:
+    """The parameters of the method as its files are named after them: square48."""
+    return [assignment.strip().removeprefix(f'{name}.').replace('=', '') for assignment in SET.value
+            if assignment.strip().startswith(f'{name}.')]
+
+
+def _numbers(flag: str, text: str | None) -> tuple[int, ...]:
+    try:
+        return tuple(int(number) for number in (text or '').strip('[] ').split(',') if text)
+    except ValueError:
+        raise UsageError(f'--{flag}={text}: write numbers, as in --{flag}=[0,17].') from None
+
+
+def _images() -> tuple[int, ...] | Path | None:
+    if not IMAGES.value:
+        return None
+    path = Path(IMAGES.value).expanduser()
+    if path.exists():
+        return path
+    try:
+        return _numbers('images', IMAGES.value)
+    except UsageError:
+        raise UsageError(f'--images={IMAGES.value} is no file or folder that exists: name one, or write numbers of '
+                         'images of the evaluation split, as in --images=[0,17].') from None
+
+
+def _other(paper: Paper) -> Trained | None:
+    if not OTHER.value:
+        return None
+    name, sign, path = OTHER.value.partition(':')
+    return trained.find(PAPERS[name], path) if sign and name in PAPERS else trained.find(paper, OTHER.value)
+
+
+def _folder(paper: Paper) -> Path:
+    run = trained.run_folder(WORKDIR.value or Path('runs') / f'{paper.name}-weights')
+    folder = Path(OUTPUT.value).expanduser().absolute() if OUTPUT.value else run / 'visualize'
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise UsageError(f'{folder} cannot be written ({error.strerror}): choose another --output.') from error
-    picture = folder / ('-'.join(filter(None, (METHOD.value, LAYER.value))) + '.png')
-    found, statement = METHODS[METHOD.value](paper, network, images, picture)
-    about = {'method': METHOD.value, 'paper': paper.name, 'network': network.name, 'origin': network.origin,
-             'statement': statement}
-    picture.with_suffix('.json').write_text(json.dumps(about | found, indent=1, ensure_ascii=False) + '\n')
-    cli.say(f'{network.origin}\n{statement}\nWritten: {picture} and {picture.stem}.json')
+    return folder
 
 
-def _kernels(paper: Paper, network: Trained, images: list[int], picture: Path) -> tuple[dict[str, Any], str]:
-    _unused('kernels', layer=LAYER.value, images=IMAGES.value, set=SET.value)
-    weights = np.asarray(network.params[paper.first_layer]['kernel'])
-    groups = getattr(network.experiment.model, 'groups', 1)
-    found = kernels.measure(weights, groups)
-    data = network.experiment.data
-    trained_on = [] if WEIGHTS.value else [f'trained on {data.source} {data.train_split}']
-    kernels.draw(weights, groups, f'Kernels of {paper.first_layer}', [network.origin, *trained_on], picture)
-    return {'layer': paper.first_layer} | found, kernels.statement(found)
-
-
-def _predictions(paper: Paper, network: Trained, images: list[int], picture: Path) -> tuple[dict[str, Any], str]:
-    _unused('predictions', layer=LAYER.value)
-    split, data = _judged(network), network.experiment.data
-    found = predictions.measure(network.task.predict, network.params, network.statistics, data, split,
-                                examples(split, images, 8))
-    predictions.draw(found, split, data, 'The most likely classes', _lines(network, split, images), picture)
-    return {'data': split.name} | found, predictions.statement(found)
-
-
-def _neighbours(paper: Paper, network: Trained, images: list[int], picture: Path) -> tuple[dict[str, Any], str]:
-    task, data = network.task, network.experiment.data
-    names = layers(task.activations, network.params, data)
-    layer = LAYER.value or names[-2]
-    require(layer in names, f'--layer={layer} is not in this network: choose one of {", ".join(names)}.')
-    split = _judged(network)
-    train = sources.load_one(data, 'train', DATA_DIR.value, cli.CACHE)
-    found = neighbours.measure(task.activations, layer, network.params, network.statistics, data, split,
-                               examples(split, images, 5), train, network.experiment.evaluation.batch_size)
-    lines = [*_lines(network, split, images), f'neighbours: {len(train):,} images of {train.name}']
-    neighbours.draw(found, split, train, data, f'Nearest training images in {layer}', lines, picture)
-    return {'layer': layer, 'data': split.name, 'train': train.name} | found, neighbours.statement(found)
-
-
-METHODS = {'kernels': _kernels, 'predictions': _predictions, 'neighbours': _neighbours}
-
-
-def _folder(paper: Paper) -> Path:
-    run = trained.run_folder(WORKDIR.value or Path('runs') / f'{paper.name}-weights')
-    return Path(OUTPUT.value).expanduser().absolute() if OUTPUT.value else run / 'visualize'
-
-
-def _judged(network: Trained) -> sources.Split:
-    experiment = network.experiment
-    split = sources.load_one(experiment.data, experiment.evaluation.split, DATA_DIR.value, cli.CACHE)
-    trained.require_same_classes(network, split)
-    return split
-
-
-def _lines(network: Trained, split: sources.Split, images: list[int]) -> list[str]:
-    rule = f'images {", ".join(map(str, images))}' if images else 'evenly spaced images'
-    return [network.origin, f'{rule} of {split.name}, central crop of {network.experiment.data.image_size} pixels']
-
-
-def _unused(method: str, **given: str | list[str] | None) -> None:
-    for flag, value in given.items():
-        require(not value, f'--method={method} takes no --{flag}: leave it out.')
-
-
-def _numbers() -> list[int]:
-    try:
-        return [int(number) for number in (IMAGES.value or '').strip('[] ').split(',') if IMAGES.value]
-    except ValueError:
-        raise UsageError(f'--images={IMAGES.value}: write numbers of images, as in --images=[0,17].') from None
+def _print(columns: list[Any], rows: list[list[Any]]) -> None:
+    grid = Table(box=None, pad_edge=False)
+    for number, column in enumerate(columns):
+        grid.add_column(str(column), justify='right' if number else 'left')
+    for row in rows:
+        grid.add_row(*map(str, row))
+    cli.show(grid)
 
 
 def main(argv: list[str]) -> None:
