@@ -88,5 +88,7 @@ def crop(image: np.ndarray, size: int) -> np.ndarray:
 
 def class_name(split: Split, label: int) -> str:
     """A short name of a class: the first of several synonyms. A network may have more outputs than its data has
-    classes."""
+    classes, and an image no label, which is -1."""
+    if label < 0:
+        return 'no label'
     return split.class_names[label].partition(',')[0] if label < len(split.class_names) else f'class {label}'

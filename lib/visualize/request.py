@@ -79,7 +79,9 @@ class Request:
 
     @functools.cached_property
     def judged(self) -> Split:
-        """The evaluation split."""
+        """The images that are searched, judged or chosen from: the evaluation split, or the files asked for."""
+        if isinstance(self.images, Path):
+            return self._files(self.images)
         return self._load(self.network.experiment.evaluation.split)
 
     @functools.cached_property
@@ -102,8 +104,7 @@ class Request:
         """The images asked for, as a split and their numbers in it; or `count` of the evaluation split. A file in a
         folder with the name of a class has that label; others have -1."""
         if isinstance(self.images, Path):
-            split = self._files(self.images)
-            return split, np.arange(len(split))
+            return self.judged, np.arange(len(self.judged))
         wanted = self.images or ()
         for number in wanted:
             require(0 <= number < len(self.judged), f'--images: {self.judged.name} has no image {number}: choose '
