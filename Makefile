@@ -3,9 +3,10 @@ PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
 CONSTRAINTS := constraints-py$(if $(filter 3.11,$(VERSION)),311,312).txt
 
-.PHONY: help reproduce test slow peer lint
+.PHONY: help reproduce gallery test slow peer lint
 help:
 	@echo 'make reproduce   train a small AlexNet on handwritten digits; its errors beside those of the paper'
+	@echo 'make gallery     looks inside the small networks of this repository: runs/gallery/index.html'
 	@echo 'make test        the tests'
 	@echo 'make slow        the tests that take longer, marked slow'
 	@echo 'make peer        installs PyTorch and OpenCV, so that `make test` and `make slow` compare with them too'
@@ -14,6 +15,9 @@ help:
 
 reproduce: .venv/installed-requirements
 	.venv/bin/python -m launch.alexnet --experiment=quickstart --mesh=data:1,model:2 --workdir=runs/quickstart
+
+gallery: .venv/installed-requirements
+	.venv/bin/python -m launch.gallery --output=runs/gallery
 
 test: .venv/installed-requirements-dev
 	.venv/bin/python -m pytest

@@ -52,7 +52,8 @@ OF_DATA = ('data.source', 'data.resize', 'data.train_split', 'data.validation_sp
            'evaluation.batch_size')
 
 
-def visualize(paper: Paper) -> None:
+def visualize(paper: Paper, words: list[str]) -> None:
+    """Does what the flags say; `words` are the command line, for the record."""
     cli.prepare()
     require(METHOD.value is not None, f'Name a --method: one of {", ".join(METHODS)}.')
     require(METHOD.value in METHODS, f'--method={METHOD.value} is not known: choose one of {", ".join(METHODS)}.')
@@ -68,14 +69,14 @@ def visualize(paper: Paper) -> None:
     network = trained.with_changes(network, of_data, OF_DATA)
     folder = _folder(paper)
     request = Request(network, paper.first_layer, LAYER.value, _numbers('unit', UNIT.value), _images(), _other(paper),
-                      DATA_DIR.value, cli.CACHE, folder)
+                      DATA_DIR.value, cli.CACHE, folder, _checkpoints())
     words = [name, LAYER.value, f'unit{UNIT.value.strip("[]")}' if UNIT.value else None, *_own(name)]
     picture = folder / ('-'.join(filter(None, words)).replace('/', '_') + '.png')
     found, statement = method.look(request, options, picture)
     about = {'method': name, 'paper': paper.name, 'network': network.origin, 'experiment': network.name,
              'statement': statement, 'parameters': fields(options) if options else {},
              'other': request.other and request.other.origin,
-             'command': shlex.join(['python', '-m', 'launch.visualize', *sys.argv[1:]])}
+             'command': shlex.join(['python', '-m', 'launch.visualize', *words])}
     picture.with_suffix('.json').write_text(json.dumps(about | found, indent=1, ensure_ascii=False) + '\n')
     written = page.write(folder, f'Inside {paper.name} {network.name}', ABOUT)
     cli.say(f'{network.origin}\n{statement}')
@@ -129,6 +130,10 @@ def _other(paper: Paper) -> Trained | None:
     return trained.find(PAPERS[name], path) if sign and name in PAPERS else trained.find(paper, OTHER.value)
 
 
+def _checkpoints() -> Path | None:
+    return trained.run_folder(WORKDIR.value) / 'checkpoints' if WORKDIR.value else None
+
+
 def _folder(paper: Paper) -> Path:
     run = trained.run_folder(WORKDIR.value or Path('runs') / f'{paper.name}-weights')
     folder = Path(OUTPUT.value).expanduser().absolute() if OUTPUT.value else run / 'visualize'
@@ -149,9 +154,9 @@ def _print(columns: list[Any], rows: list[list[Any]]) -> None:
     cli.show(grid)
 
 
-def main(argv: list[str]) -> None:
-    visualize(cli.named_paper(argv, PAPERS, 'launch.visualize {} --method=kernels'))
+def main(argv: list[str], words: list[str]) -> None:
+    visualize(cli.named_paper(argv, PAPERS, 'launch.visualize {} --method=kernels'), words)
 
 
 if __name__ == '__main__':
-    app.run(lambda argv: cli.guarded(lambda: main(argv)), flags_parser=cli.parse_after_name)
+    app.run(lambda argv: cli.guarded(lambda: main(argv, sys.argv[1:])), flags_parser=cli.parse_after_name)

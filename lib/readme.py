@@ -51,7 +51,9 @@ def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
 
     In reproductions/PAPER/README.md the block NAME reports results/NAME/results.json, `claims` lists every number of
     the paper, and `scaling` what devices exchange; the README at the top has the blocks `networks`, what each published
-    network counts and errs, `headline`, all committed results in one table, and `speed`, those of launch.benchmark.
+    network counts and errs, `headline`, all committed results in one table, and `speed`, those of launch.benchmark. In
+    reproductions/gallery/README.md, `methods` is what launch.gallery found to work, and FOLDER/NAME the picture of that
+    name with what was found in it.
 
     Args:
       root: of the repository.
@@ -69,6 +71,9 @@ def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
         path = root / 'reproductions' / folder / 'README.md'
         if path.exists():
             texts[path] = _fill(path, functools.partial(_block, path.parent, paper))
+    gallery = root / 'reproductions' / 'gallery' / 'README.md'
+    if gallery.exists():
+        texts[gallery] = _fill(gallery, functools.partial(_looks, gallery.parent))
     return texts
 
 
@@ -110,6 +115,44 @@ def _scaling(folder: Path, paper: Paper) -> str:
     facts = [*scaling.findings(results, paper.scaling), *scaling.provenance(results)]
     return '\n\n'.join(['\n'.join(lines), f'![scaling](results/scaling/{scaling.PICTURE})',
                         '\n'.join(f'- {_escape(fact)}' for fact in facts), f'```\n{results["command"]}\n```']) + '\n'
+
+
+def _looks(folder: Path, name: str) -> str:
+    path = folder / f'{name}.json'
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UsageError(f'{folder / "README.md"} has a block {name!r}, and {path} cannot be read: run launch.gallery, '
+                         'or remove the block.') from error
+    if name == 'methods':
+        return _methods(found)
+    parts = [f'![{found["method"]}]({name}.png)', _escape(found['statement'])]
+    if 'table' in found:
+        columns, rows = found['table']['columns'], found['table']['rows']
+        parts.append('\n'.join([_line(map(str, columns)), _line(['---'] + ['---:'] * (len(columns) - 1)),
+                                *(_line(_escape(str(cell)) for cell in row) for row in rows)]))
+    return '\n\n'.join([*parts, f'```\n{found["command"]}\n```']) + '\n'
+
+
+def _methods(found: dict[str, Any]) -> str:
+    """A row a method, a column a network: "works", or the number of a footnote that says why it is refused."""
+    networks, reasons = found['networks'], []
+
+    def cell(reason: str | None) -> str:
+        if reason is None:
+            return 'works'
+        if reason not in reasons:
+            reasons.append(reason)
+        return f'refused ({1 + reasons.index(reason)})'
+
+    methods = {method: None for network in networks.values() for method in network['methods']}
+    lines = [_line(('method', *networks)), _line(['---'] * (1 + len(networks)))]
+    lines += [_line((_escape(method), *(cell(network['methods'][method]) if method in network['methods'] else 'not run'
+                                        for network in networks.values()))) for method in methods]
+    lines += ['', *(f'{number}. {_escape(reason)}' for number, reason in enumerate(reasons, 1)), '',
+              *(f'- {_escape(name)}: {_escape(network["origin"])}' for name, network in networks.items()),
+              f'- Commit {found["commit"]}, {found["date"]}.', '', f'```\n{found["command"]}\n```']
+    return '\n'.join(lines) + '\n'
 
 
 def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
