@@ -20,3 +20,9 @@ def command(*flags, cache):
 def launch(*flags, cache):
     """Runs it to its end."""
     return subprocess.run(**command(*flags, cache=cache), timeout=300)
+
+
+def run_module(module, *flags, cache):
+    """Another module likewise."""
+    return subprocess.run(**command(cache=cache) | {'args': [sys.executable, '-m', module, *map(str, flags)]},
+                          timeout=300)

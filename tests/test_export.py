@@ -1,7 +1,5 @@
 """A network in one small file: as good as its run to every command that takes weights."""
 import json
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -11,7 +9,7 @@ from launch.papers import PAPERS
 from lib import compact, trained
 from lib.data.statistics import Statistics
 from lib.experiment import UsageError
-from tests.commands import TINY, command, launch
+from tests.commands import TINY, launch, run_module
 
 STATISTICS = Statistics(np.random.default_rng(0).uniform(0, 255, (6, 6, 3)).astype(np.float32),
                         np.array([3, 2, 1], np.float32), np.eye(3, dtype=np.float32))
@@ -48,9 +46,8 @@ def test_what_does_not_fit_16_bits_is_refused_and_the_old_file_stays(tmp_path):
 def test_an_exported_run_predicts_as_its_run(tmp_path):
     done = launch(*TINY, '--set=steps=2', f'--workdir={tmp_path / "run"}', cache=tmp_path)
     assert done.returncode == 0, done.stderr
-    arguments, file = command(cache=tmp_path), tmp_path / 'net.safetensors'
-    asked = [sys.executable, '-m', 'launch.export', 'alexnet', f'--workdir={tmp_path / "run"}', f'--output={file}']
-    done = subprocess.run(**arguments | {'args': asked}, timeout=120)
+    file = tmp_path / 'net.safetensors'
+    done = run_module('launch.export', 'alexnet', f'--workdir={tmp_path / "run"}', f'--output={file}', cache=tmp_path)
     assert done.returncode == 0 and f'{file.stat().st_size:,} bytes' in done.stdout, done.stderr
     run, exported = trained.from_workdir(PAPERS['alexnet'], tmp_path / 'run'), trained.find(PAPERS['alexnet'], file)
     assert exported.experiment == run.experiment and exported.classes == run.classes and exported.step == 2
