@@ -151,12 +151,14 @@ class Request:
         return _predict(self.network.task.predict, self.data, self.params, self.cropped, pixels)
 
     def occurring_classes(self) -> np.ndarray:
-        """int64: the classes that the evaluation split has images of, which may be fewer than the network's outputs;
-        all of these where the split is not there."""
+        """int64: the classes of the images that are chosen from, which may be fewer than the network's outputs; all of
+        these where there are no such images."""
         try:
-            return np.unique(self.judged.labels).astype(np.int64)
+            numbers = np.arange(len(self.judged))
         except UsageError:
             return np.arange(self.geometry.layers[-1].size[-1])
+        parts = np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
+        return np.unique(np.concatenate([self.true_classes(self.judged, part) for part in parts]))
 
     def class_name(self, label: int) -> str:
         """The first of several synonyms, or its number."""
