@@ -50,7 +50,8 @@ class Sheet:
             drawn.set_text(text + '…')
 
     def box(self, x: float, y: float, width: float, height: float, colour: str) -> None:
-        self.axes.add_patch(plt.Rectangle((x, y), width, height, color=colour, linewidth=0))
+        """A filled box under the images and texts, or a frame around what lies on it."""
+        self.axes.add_patch(plt.Rectangle((x, y), width, height, color=colour, linewidth=0, zorder=-1))
 
     def save(self, path: Path) -> None:
         self.axes.set(xlim=(0, self.width), ylim=(self.height, 0))
