@@ -18,7 +18,7 @@ def request(paper, name, changes=(), images=3, **asked):
     experiment = PAPERS[paper].choose(name, list(changes))
     task = PAPERS[paper].build(experiment)
     side = experiment.data.image_size
-    network = Trained(name, experiment, task, jax.device_get(task.init(jax.random.key(0))), fixed((0.0, 0, 0), side),
+    network = Trained(name, experiment, task, jax.tree.map(np.array, task.init(jax.random.key(0))), fixed((0.0, 0, 0), side),
                       'random weights', None, 0, 0.0, None)
     pixels = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), np.uint8)
     found = Request(network, PAPERS[paper].first_layer, **asked)
@@ -29,12 +29,14 @@ def request(paper, name, changes=(), images=3, **asked):
 SMALL = ('data.image_size=48', 'data.resize=48', 'model.widths=[4,4,4,4,4]', 'model.fc_width=8')
 
 
-@pytest.mark.parametrize('paper, name, changes, layer', [
-    ('lenet5', 'paper', (), 'C1'), ('lenet5', 'paper', (), 'S4'), ('lenet5', 'paper', (), 'C5'),
-    ('alexnet', 'quickstart', SMALL, 'conv1'), ('alexnet', 'quickstart', SMALL, 'conv2'),
+# XLA's convolutions round an image of a batch otherwise than its copy; LeNet-5's products do not.
+@pytest.mark.parametrize('paper, name, changes, layer, rounding', [
+    ('lenet5', 'paper', (), 'C1', 0), ('lenet5', 'paper', (), 'S4', 0), ('lenet5', 'paper', (), 'C5', 0),
+    ('alexnet', 'quickstart', SMALL, 'conv1', 1e-5), ('alexnet', 'quickstart', SMALL, 'conv2', 1e-5),
 ])
-def test_pixels_of_the_field_and_no_others_change_a_unit(paper, name, changes, layer):
+def test_pixels_of_the_field_and_no_others_change_a_unit(paper, name, changes, layer, rounding):
     asked = request(paper, name, changes, images=1)
+    asked.network.params[layer]['bias'] += 50 * (paper == 'alexnet')    # a ReLU may otherwise be silent
     place, corner, side = receptive_field.field(asked, layer)
     pixels, size = asked.judged.images[:1].astype(np.float32), asked.size
     unit = int(np.argmax(np.asarray(asked.activations(layer, pixels))[(0, *place)]))     # one that is not silent
@@ -42,7 +44,7 @@ def test_pixels_of_the_field_and_no_others_change_a_unit(paper, name, changes, l
     each = np.arange(size * size)
     others[each, each // size, each % size] = (others[each, each // size, each % size] + 128) % 256
     *after, before = np.asarray(asked.activations(layer, others))[(slice(None), *place, unit)]
-    changed = (abs(np.array(after) - before) > 1e-5 * abs(before)).reshape(size, size)   # more than by rounding
+    changed = (abs(np.array(after) - before) > rounding * abs(before)).reshape(size, size)
     rows, columns = (np.isin(np.arange(size), np.arange(low, low + side)) for low in corner)
     theoretical = np.outer(rows, columns)
     assert changed.any() and not (changed & ~theoretical).any()
