@@ -18,8 +18,8 @@ def request(paper, name, changes=(), images=3, **asked):
     experiment = PAPERS[paper].choose(name, list(changes))
     task = PAPERS[paper].build(experiment)
     side = experiment.data.image_size
-    network = Trained(name, experiment, task, jax.tree.map(np.array, task.init(jax.random.key(0))), fixed((0.0, 0, 0), side),
-                      'random weights', None, 0, 0.0, None)
+    params = jax.tree.map(np.array, task.init(jax.random.key(0)))
+    network = Trained(name, experiment, task, params, fixed((0.0, 0, 0), side), 'random weights', None, 0, 0.0, None)
     pixels = np.random.default_rng(0).integers(0, 256, (images, side, side, 3), np.uint8)
     found = Request(network, PAPERS[paper].first_layer, **asked)
     found.__dict__['judged'] = Split('noise', pixels, np.zeros(images, np.int32), ('one',))
