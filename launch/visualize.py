@@ -20,13 +20,38 @@ from lib import trained
 from lib.experiment import UsageError, fields, override, require
 from lib.paper import Paper
 from lib.trained import Trained
-from lib.visualize import kernels, page
+from lib.visualize import (
+    activations,
+    compare,
+    deconvnet,
+    evolution,
+    kernels,
+    page,
+    patches,
+    pooling,
+    receptive_field,
+    saliency,
+)
 from lib.visualize.request import Method, Request
 
 # In the order of the page: what each shows, in a sentence.
 METHODS: dict[str, tuple[Method, str]] = {
     'kernels': (kernels.METHOD, 'The kernels of the first layer by group, or with --layer those of another: dead and '
                                 'near-duplicate ones, colour, orientation, frequency (AlexNet, Figure 3; ZFNet, 4.1).'),
+    'compare': (compare.METHOD, 'The first layers of two networks side by side (ZFNet, Figure 6).'),
+    'activations': (activations.METHOD, 'What a layer puts out for an image: its maps, or its units.'),
+    'patches': (patches.METHOD, 'The image patches of a whole split that excite a unit most, cut at its receptive '
+                                'field (ZFNet, Figure 2).'),
+    'deconvnet': (deconvnet.METHOD, 'Single activations brought down to the pixels through the switches of max '
+                                    'pooling, beside the patches that caused them (ZFNet, Figure 2).'),
+    'evolution': (evolution.METHOD, 'The strongest activation of a unit at several checkpoints of a training, brought '
+                                    'down to the pixels (ZFNet, Figure 4).'),
+    'saliency': (saliency.METHOD, "The pixels on which a class's score or a unit depends: the gradient (Simonyan et "
+                                  'al. 2013).'),
+    'guided': (saliency.GUIDED_METHOD, 'Guided backpropagation from a score or a unit (Springenberg et al. 2014).'),
+    'pooling': (pooling.METHOD, 'What max, average and min pooling keep of an image and of a layer.'),
+    'receptive_field': (receptive_field.METHOD, 'The pixels that a unit can see and those that it looks at: '
+                                                'arithmetic and gradient.'),
 }
 ABOUT = {name: about for name, (_, about) in METHODS.items()}
 
