@@ -22,22 +22,32 @@ from lib.paper import Paper
 from lib.trained import Trained
 from lib.visualize import (
     activations,
+    adversarial,
+    adversarial_errors,
+    class_model,
     compare,
+    correspondence,
     deconvnet,
     evolution,
     kernels,
+    neighbours,
+    occlusion,
     page,
     patches,
     pooling,
+    predictions,
     receptive_field,
     saliency,
+    segmentation,
+    transfer,
 )
 from lib.visualize.request import Method, Request
 
 # In the order of the page: what each shows, in a sentence.
 METHODS: dict[str, tuple[Method, str]] = {
     'kernels': (kernels.METHOD, 'The kernels of the first layer by group, or with --layer those of another: dead and '
-                                'near-duplicate ones, colour, orientation, frequency (AlexNet, Figure 3; ZFNet, 4.1).'),
+                                'near-duplicate ones, colour, orientation, frequency (AlexNet, Figure 3; ZFNet, '
+                                'section 4.1).'),
     'compare': (compare.METHOD, 'The first layers of two networks side by side (ZFNet, Figure 6).'),
     'activations': (activations.METHOD, 'What a layer puts out for an image: its maps, or its units.'),
     'patches': (patches.METHOD, 'The image patches of a whole split that excite a unit most, cut at its receptive '
@@ -46,12 +56,29 @@ METHODS: dict[str, tuple[Method, str]] = {
                                     'pooling, beside the patches that caused them (ZFNet, Figure 2).'),
     'evolution': (evolution.METHOD, 'The strongest activation of a unit at several checkpoints of a training, brought '
                                     'down to the pixels (ZFNet, Figure 4).'),
+    'occlusion': (occlusion.METHOD, 'What the network says with a grey square over each place of an image (ZFNet, '
+                                    'Figure 7).'),
+    'correspondence': (correspondence.METHOD, 'Whether covering the same part of several images changes features alike '
+                                              '(ZFNet, Table 1).'),
     'saliency': (saliency.METHOD, "The pixels on which a class's score or a unit depends: the gradient (Simonyan et "
-                                  'al. 2013).'),
+                                  'al. 2013, section 3).'),
     'guided': (saliency.GUIDED_METHOD, 'Guided backpropagation from a score or a unit (Springenberg et al. 2014).'),
+    'segmentation': (segmentation.METHOD, 'An object cut out by GrabCut, which begins from the saliency (Simonyan et '
+                                          'al. 2013, section 3.2).'),
+    'class_model': (class_model.METHOD, 'An image that a class or a unit answers to, found by gradient ascent '
+                                        '(Simonyan et al. 2013, section 2; Yosinski et al. 2015).'),
+    'adversarial': (adversarial.METHOD, 'Images changed so little that a person hardly sees it, and seen as another '
+                                        'class (Szegedy et al. 2013; Goodfellow et al. 2014).'),
+    'adversarial_errors': (adversarial_errors.METHOD, 'The error on a split that is changed by the fast gradient sign, '
+                                                      'by epsilon (Goodfellow et al. 2014).'),
+    'transfer': (transfer.METHOD, 'Images changed to mislead one network, shown to another (Szegedy et al. 2013).'),
+    'predictions': (predictions.METHOD, 'Images with their most likely classes and, with --layer, those of their '
+                                        'nearest training images (AlexNet, Figure 4).'),
+    'neighbours': (neighbours.METHOD, "The training images that are nearest in a layer's space, and in pixel space "
+                                      '(AlexNet, Figure 4).'),
     'pooling': (pooling.METHOD, 'What max, average and min pooling keep of an image and of a layer.'),
-    'receptive_field': (receptive_field.METHOD, 'The pixels that a unit can see and those that it looks at: '
-                                                'arithmetic and gradient.'),
+    'receptive_field': (receptive_field.METHOD, 'The pixels that a unit can see, by arithmetic, and those it looks at, '
+                                                'by gradient.'),
 }
 ABOUT = {name: about for name, (_, about) in METHODS.items()}
 

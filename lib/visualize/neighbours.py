@@ -15,9 +15,27 @@ from lib.data.sources import Split
 from lib.data.statistics import Statistics, require_fits
 from lib.experiment import Data
 from lib.visualize import GREY, MARGIN, OTHER, SAME, Sheet, class_name, crop
+from lib.visualize.request import Method, Request
 
 PIXELS = 'pixels'
+QUERIES = 5
 LARGE, SIDE, GAP = 220, 132, 12
+
+
+def look(request: Request, options: None, picture: Path) -> tuple[dict[str, Any], str]:
+    layer, (split, at) = request.chosen_layer(), request.examples(QUERIES)
+    found = of_images(request, layer, split, at)
+    lines = [request.network.origin, f'{len(at)} images of {split.name}, central crop of {request.size} pixels',
+             f'neighbours: {len(request.train):,} images of {request.train.name}']
+    draw(found, split, request.train, request.data, f'Nearest training images in {layer}', lines, picture)
+    return {'layer': layer, 'data': split.name, 'images': at.tolist(), 'train': request.train.name} | found, \
+        statement(found)
+
+
+def of_images(request: Request, layer: str, split: Split, at: np.ndarray, count: int = 6) -> dict[str, Any]:
+    """`measure` among the images that a network was trained on."""
+    return measure(request.network.task.activations, layer, request.params, request.network.statistics, request.data,
+                   split, at, request.train, request.batch_size, count)
 
 
 def measure(activations: Callable, layer: str, params, statistics: Statistics, data: Data, queries: Split,
@@ -112,3 +130,6 @@ def draw(found: dict[str, Any], queries: Split, train: Split, data: Data, title:
 
 def _words(space: str) -> str:
     return 'pixel space' if space == PIXELS else space
+
+
+METHOD = Method(look, takes=frozenset({'layer', 'images'}))
