@@ -2,6 +2,7 @@
 2013, section 4.2 and Figure 7)."""
 import dataclasses
 import functools
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from lib.visualize.request import Method, Request
 
 EXAMPLES = 3
 DRAWN = 12              # rows of a picture at most
-SIDE, GAP, LINE, BELOW = 202, 14, 20, 7     # pixels, and lines of text below a panel
+SIDE, GAP, LINE = 202, 14, 20
+BELOW = 4               # lines of text below a panel, or more if its classes are
 OTHERS = (OTHER, '#4c9f70', '#8a5fb0', '#c9a227')      # of classes other than the true one, the commonest first
 SHADES = matplotlib.colormaps['viridis']
 
@@ -54,6 +56,13 @@ class Hidden(NamedTuple):
         """Row and column of the place with the smallest probability, the first of equal ones."""
         row, column = np.unravel_index(self.probability.argmin(), self.probability.shape)
         return int(row), int(column)
+
+
+def last_maps(request: Request) -> str:
+    """The last layer that has more than one place, or the last with a place."""
+    layers = request.geometry.layers
+    several = [layer.name for layer in layers if layer.has_places and math.prod(layer.size[:-1]) > 1]
+    return several[-1] if several else request.geometry.last_maps.name
 
 
 def side(square: int | None, size: int) -> int:
@@ -124,7 +133,7 @@ def _hidden(request: Request, label: int, count: int, found: Sequence[tuple[np.n
 
 def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, Any], str]:
     """Raises UsageError if more than one unit is asked for, or what is asked for is not there."""
-    layer = request.chosen_layer(request.geometry.last_maps.name)
+    layer = request.chosen_layer(last_maps(request))
     require(len(request.unit) < 2, '--method=occlusion shows one map of the layer: name one --unit, or none for the '
                                    'strongest.')
     request.units(layer, 1)
@@ -188,26 +197,27 @@ def draw(request: Request, numbers: dict[str, Any], found: Sequence[Hidden], lab
     lies where the middle of the square was."""
     square, layer, size = numbers['square'], numbers['layer'], numbers['image_size']
     drawn = list(zip(numbers['images'], found, labels, pixels))[:DRAWN]
-    tall = SIDE + BELOW * LINE + 12
+    legends = [_legend(request, one) for _, one, _, _ in drawn]
+    tall = SIDE + max(BELOW, *map(len, legends)) * LINE + 26
     rest = f'; the first {len(drawn)} are drawn' if len(drawn) < len(found) else ''
-    sheet = Sheet(4 * (SIDE + GAP) - GAP, 24 + len(drawn) * tall, 'What a grey square hides', [
+    sheet = Sheet(4 * (SIDE + GAP) - GAP, 24 + len(drawn) * tall - 20, 'What a grey square hides', [
         request.network.origin, f'{len(found)} images of {numbers["data"]}{rest}',
         f'a square of {square} of {size} pixels, of grey {numbers["grey"]}; a cell of a map lies where its middle was'])
     left = [MARGIN + k * (SIDE + GAP) for k in range(4)]
     for x, heading in zip(left, ('the image', 'p(true class)', 'most likely class', f'a map of {layer}')):
         sheet.text(x, sheet.top, heading, SIDE, size=15, weight='bold')
-    for i, (image, one, label, own) in enumerate(drawn):
+    for i, ((image, one, label, own), legend) in enumerate(zip(drawn, legends)):
         y, worst = sheet.top + 24 + i * tall, image['worst']
         sheet.image(left[0], y, SIDE, SIDE, own)
         _frame(sheet, left[0], y, size, worst['row'] - square // 2, worst['column'] - square // 2, square)
-        no_label = ['no label: the true class is taken', 'to be what the network sees'] if label < 0 else []
-        _lines(sheet, left[0], y, [f'{image["image"]}: {image["name"]}', 'orange: the square at the worst',
-                                   f'place, row {worst["row"]}, column {worst["column"]}', *no_label])
+        no_label = ['(no label: as the network sees it)'] if label < 0 else []
+        _lines(sheet, left[0], y, [f'{image["image"]}: {image["name"]}', *no_label, 'the square at the worst place:',
+                                   f'row {worst["row"]}, column {worst["column"]}'])
         probability, likely, activity = one.before
-        _shade(sheet, left[1], y, one.probability)
+        _shade(sheet, left[1], y, one.probability, '.3f')
         _lines(sheet, left[1], y + LINE, [f'{probability:.3f} without the square'])
-        _classes(sheet, left[2], y, request, one)
-        _shade(sheet, left[3], y, one.activity)
+        _classes(sheet, left[2], y, one, legend)
+        _shade(sheet, left[3], y, one.activity, '.3g')
         _lines(sheet, left[3], y + LINE, [f'{activity:.3g} without the square', f'total activity of map {one.unit},',
                                           'as asked for' if request.unit else 'the strongest without it'])
     sheet.save(path)
@@ -224,32 +234,42 @@ def _frame(sheet: Sheet, x: float, y: float, size: int, row: int, column: int, s
     sheet.axes.add_patch(Rectangle((x + low[0], y + low[1]), *(high - low), fill=False, color=OTHER, linewidth=2))
 
 
-def _shade(sheet: Sheet, x: float, y: float, found: np.ndarray) -> None:
+def _shade(sheet: Sheet, x: float, y: float, found: np.ndarray, form: str) -> None:
     """A map on its own scale, with the scale below."""
     low, high = float(found.min()), float(found.max())
     sheet.image(x, y, SIDE, SIDE, SHADES((found - low) / ((high - low) or 1))[..., :3])
     room = SIDE * 0.3
-    sheet.text(x, y + SIDE + 6, f'{low:.3g}', room, size=14)
-    sheet.text(x + SIDE, y + SIDE + 6, f'{high:.3g}', room, size=14, ha='right')
+    sheet.text(x, y + SIDE + 6, format(low, form), room, size=14)
+    sheet.text(x + SIDE, y + SIDE + 6, format(high, form), room, size=14, ha='right')
     sheet.image(x + room, y + SIDE + 8, SIDE - 2 * room, 12, SHADES(np.linspace(0, 1, 64))[None, :, :3])
 
 
-def _classes(sheet: Sheet, x: float, y: float, request: Request, one: Hidden) -> None:
-    """The most likely classes, and below which colour is which and at how many of the places: the true one in blue."""
+class Entry(NamedTuple):
+    """Of a legend."""
+    colour: str
+    name: str
+    classes: list[int]
+
+
+def _legend(request: Request, one: Hidden) -> list[Entry]:
+    """The true class in blue, the commonest others in colours of their own, the rest in grey."""
     there, counts = np.unique(one.likely, return_counts=True)
-    commonest = [int(label) for label in there[np.argsort(-counts, kind='stable')] if label != one.label]
-    colours = {one.label: SAME} | dict(zip(commonest, OTHERS))
-    sheet.image(x, y, SIDE, SIDE, np.array([[to_rgb(colours.get(int(label), GREY)) for label in row]
-                                            for row in one.likely]))
-    legend = [(colour, request.class_name(label), (one.likely == label).mean()) for label, colour in colours.items()]
-    rest = commonest[len(OTHERS):]
-    if rest:
-        legend.append((GREY, f'{len(rest)} more', np.isin(one.likely, rest).mean()))
-    for k, (colour, name, share) in enumerate(legend):
+    others = [int(label) for label in there[np.argsort(-counts, kind='stable')] if label != one.label]
+    named, rest = [one.label, *others[:len(OTHERS)]], others[len(OTHERS):]
+    entries = [Entry(colour, request.class_name(label), [label]) for label, colour in zip(named, (SAME, *OTHERS))]
+    return entries + [Entry(GREY, f'{len(rest)} more', rest)] * (len(rest) > 0)
+
+
+def _classes(sheet: Sheet, x: float, y: float, one: Hidden, legend: Sequence[Entry]) -> None:
+    """The most likely classes, and below which colour is which and at how many of the places."""
+    colours = {label: to_rgb(entry.colour) for entry in legend for label in entry.classes}
+    sheet.image(x, y, SIDE, SIDE, np.array([[colours[int(label)] for label in row] for row in one.likely]))
+    for k, entry in enumerate(legend):
         below = y + SIDE + 6 + k * LINE
-        sheet.box(x, below + 2, 12, 12, colour)
-        sheet.text(x + 18, below, name, SIDE - 66, size=14)
-        sheet.text(x + SIDE, below, f'{100 * share:.0f} %', 46, size=14, ha='right', color=GREY)
+        sheet.box(x, below + 2, 12, 12, entry.colour)
+        sheet.text(x + 18, below, entry.name, SIDE - 78, size=14)
+        sheet.text(x + SIDE, below, f'{np.isin(one.likely, entry.classes).sum()} of {one.likely.size}', 76, size=14,
+                   ha='right', color=GREY)
 
 
 METHOD = Method(look, takes=frozenset({'layer', 'unit', 'images'}), options=Options())
