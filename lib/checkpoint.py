@@ -173,6 +173,11 @@ def newest(path: Path) -> Path:
     return found
 
 
+def undamaged(directory: Path) -> list[Path]:
+    """The folders of all steps that are not damaged, in the order of training."""
+    return list(filter(_sound, (Path(directory).absolute() / f'{step:08d}' for step in _steps(Path(directory)))))
+
+
 def read(path: Path, name: str = 'params') -> dict[str, Any]:
     """One entry of a saved state, as a nested dict of numpy arrays.
 

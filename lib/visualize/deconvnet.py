@@ -34,13 +34,21 @@ class Options:
         patches.require_searched(self.searched)
 
 
-def require_relus(request: Request, rule: Rule) -> None:
+def require_relus(request: Request, rule: Rule, method: str = 'deconvnet') -> None:
     """Raises UsageError if the rule is one for ReLUs and the network has none."""
     task, size = request.network.task, request.size
     image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
     require(rule == 'gradient' or backward.count_relus(task.activations, request.network.params, image) > 0,
             f'This network has no ReLUs, through which a {rule} projection passes by a rule of its own: choose another '
-            'network, or --method=deconvnet with --set deconvnet.rule=gradient.')
+            f'network, or --set {method}.rule=gradient.')
+
+
+def searched_images(request: Request, split: str | None, searched: int | None) -> tuple[Split, np.ndarray]:
+    """A split, and the numbers of the images in it that are searched: those asked for, or of the split."""
+    if request.images is not None:
+        return request.examples(1)
+    found = request.split(split)
+    return found, patches.searched_images(found, searched)
 
 
 def project(request: Request, rule: Rule, layer: str, unit: int, split: Split,
@@ -81,11 +89,7 @@ def measure(request: Request, options: Options) -> tuple[dict[str, Any], list[tu
     With images asked for they are searched, and otherwise a split; each gives its strongest place."""
     require_relus(request, options.rule)
     layer = request.chosen_layer()
-    if request.images is None:
-        split = request.split(options.split)
-        at = patches.searched_images(split, options.searched)
-    else:
-        split, at = request.examples(1)
+    split, at = searched_images(request, options.split, options.searched)
     units, field = request.units(layer, 6), request.geometry[layer]
     found = patches.describe(split, units, patches.strongest(request, layer, units, split, at, options.count))
     pictures = []

@@ -54,14 +54,16 @@ def searched_images(split: Split, searched: int | None) -> np.ndarray:
     return np.arange(0, len(split), 1 if searched is None else -(-len(split) // searched))
 
 
-def strongest(request: Request, layer: str, units: np.ndarray, split: Split, at: np.ndarray, count: int) -> Strongest:
+def strongest(request: Request, layer: str, units: np.ndarray, split: Split, at: np.ndarray, count: int,
+              doing: str | None = None) -> Strongest:
     """The images, of those at the numbers `at`, in which units are most active. An image counts once, with the place
     where a unit is most active in it (so do Zeiler and Fergus); of equal places the first counts, and of equal images
-    the first leads. Images are read in batches and only the best are kept, so memory does not grow with the split."""
+    the first leads. Images are read in batches and only the best are kept, so memory does not grow with the split.
+    `doing` stands before the bar of progress."""
     size, maps = min(request.batch_size, len(at)), request.geometry[layer].size
     values, images = np.zeros((len(units), 0), np.float32), np.zeros((len(units), 0), np.int64)
     places = images
-    for start in track(range(0, len(at), size), f'Looking for what excites {layer} in {len(at):,} images',
+    for start in track(range(0, len(at), size), doing or f'Looking for what excites {layer} in {len(at):,} images',
                        console=Console(stderr=True), transient=True):
         numbers = at[start:start + size]
         batch = request.pixels(split, np.pad(numbers, (0, size - len(numbers)), mode='edge'))
