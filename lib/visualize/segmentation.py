@@ -149,7 +149,7 @@ def statement(masks: Sequence[np.ndarray], saliency: np.ndarray) -> str:
 
 def draw(pixels: np.ndarray, saliency: np.ndarray, masks: Sequence[np.ndarray], options: Options,
          captions: Sequence[str], lines: Sequence[str], path: Path) -> None:
-    """A row a map: the image; the map; the seeds on the pale image; the object, the rest darkened, in its box."""
+    """A row a map: the image; the map; the seeds on the pale image; the object in its box, the rest in blue."""
     captions, tall = captions[:DRAWN], SIDE + 34
     sheet = Sheet(len(HEADINGS) * (SIDE + GAP) - GAP, 24 + len(captions) * tall - 10,
                   'Segmentation: GrabCut between what is salient and what is not', lines)
@@ -160,7 +160,7 @@ def draw(pixels: np.ndarray, saliency: np.ndarray, masks: Sequence[np.ndarray], 
         found, background = seeds(saliency[i], options)
         marked = 0.55 + 0.45 * np.repeat(image.mean(2, keepdims=True), 3, axis=2)
         marked[background], marked[found] = to_rgb(SAME), to_rgb(OTHER)
-        kept = np.where(masks[i][..., None], image, 0.2 * image)
+        kept = np.where(masks[i][..., None], image, 0.6 * np.array(to_rgb(SAME)) + 0.4 * image.mean(2, keepdims=True))
         for j, panel in enumerate((image, grey(saliency[i]), marked, kept)):
             sheet.image(MARGIN + j * (SIDE + GAP), y, SIDE, SIDE, panel)
         if one := box(masks[i]):
