@@ -100,8 +100,8 @@ def _bars(sheet: Sheet, x: float, y: float, label: int, entries: Sequence[dict[s
         top, colour = y + j * BAR, SAME if entry['label'] == label else OTHER
         sheet.box(x, top, SIDE, BAR - 3, FAINT)
         sheet.box(x, top, SIDE * entry['probability'], BAR - 3, colour + '70')
-        sheet.text(x + 5, top + 3, entry['name'], SIDE - 62)
-        sheet.text(x + SIDE - 5, top + 3, f'{100 * entry["probability"]:.1f} %', 52, ha='right')
+        sheet.text(x + 5, top + 3, entry['name'], SIDE - 70)
+        sheet.text(x + SIDE - 5, top + 3, f'{100 * entry["probability"]:.1f} %', 60, ha='right')
 
 
 METHOD = Method(look, takes=frozenset({'layer', 'images'}))

@@ -198,7 +198,7 @@ def coloured(signal: np.ndarray) -> np.ndarray:
 def overlay(image: np.ndarray, found: np.ndarray) -> np.ndarray:
     """The image [h, w, 3], 0 to 1, in pale grey, and in orange what the map [h, w] has."""
     pale = 0.45 + 0.55 * image.mean(2, keepdims=True)
-    share = np.sqrt(_scaled(found))[..., None]
+    share = _scaled(found)[..., None]
     return (1 - share) * pale + share * np.array(to_rgb(OTHER))
 
 
@@ -206,8 +206,8 @@ def _scaled(found: np.ndarray) -> np.ndarray:
     return np.clip(found / (np.quantile(found, QUANTILE) or found.max() or 1), 0, 1)
 
 
-def _draw(request: Request, split: Split, at: np.ndarray, layer: str, targets: Sequence[Target], headings: Sequence[str],
-          rows: Sequence[Sequence[np.ndarray]], title: str, meaning: str, path: Path) -> None:
+def _draw(request: Request, split: Split, at: np.ndarray, layer: str, targets: Sequence[Target],
+          headings: Sequence[str], rows: Sequence[Sequence[np.ndarray]], title: str, meaning: str, path: Path) -> None:
     """A row a target: three pictures [S, S, 3]."""
     drawn = f', the first {len(rows)} drawn' if len(rows) < len(targets) else ''
     lines = [request.network.origin, f'{len(at)} images of {split.name}, one central crop of {request.size} '
