@@ -36,7 +36,7 @@ PLACES = {'centre': (0.5, 0.5), 'top left': (0.25, 0.25), 'top right': (0.25, 0.
 PUBLISHED = {'right eye': (0.067, 0.069), 'left eye': (0.069, 0.068), 'nose': (0.079, 0.069), RANDOM: (0.107, 0.073)}
 ROUNDING = 1e-5         # of an image's greatest feature: a smaller change is none
 COLOURS = (SAME, OTHER, '#4c9f70', '#8a5fb0', '#c9a227', '#b0417a', '#3aa6b9', '#7a5230')
-DRAWN, SIDE, GAP, BAR = 8, 150, 12, 24
+DRAWN, COLUMNS, SIDE, GAP, BAR = 10, 5, 134, 12, 24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,11 +220,12 @@ def draw(request: Request, numbers: Mapping[str, Any], parts: Parts, random: np.
     deviation."""
     rows, layers, square = numbers['rows'], numbers['layers'], numbers['square']
     shown = request.pixels(parts.split, parts.images[:DRAWN])
-    columns = min(len(shown), 4)
+    columns = min(len(shown), COLUMNS)
     high = -(-len(shown) // columns) * (SIDE + 30)
     what = 'parts by file' if numbers['parts_file'] else 'fixed places of the image, no parts of objects'
     sheet = Sheet(columns * (SIDE + GAP), high + 22 + len(rows) * (len(layers) * BAR + 8), 'Correspondence', [
-        request.network.origin, f'{len(parts.images)} images of {numbers["data"]}, pairs of which are compared',
+        request.network.origin,
+        f'pairs of {len(parts.images)} images of {numbers["data"]}; of the random places the first are drawn',
         f'{what}; a square of {square} of {request.size} pixels, of grey {numbers["grey"]}'])
     colours = dict(zip(parts.middles, COLOURS * (1 + len(parts.middles) // len(COLOURS)))) | {RANDOM: GREY}
     for i, (image, number, name) in enumerate(zip(shown, parts.images, numbers['names'])):

@@ -210,8 +210,8 @@ def draw(request: Request, numbers: dict[str, Any], found: Sequence[Hidden], lab
         y, worst = sheet.top + 24 + i * tall, image['worst']
         sheet.image(left[0], y, SIDE, SIDE, own)
         _frame(sheet, left[0], y, size, worst['row'] - square // 2, worst['column'] - square // 2, square)
-        no_label = ['(no label: as the network sees it)'] if label < 0 else []
-        _lines(sheet, left[0], y, [f'{image["image"]}: {image["name"]}', *no_label, 'the square at the worst place:',
+        no_label = ['no label: what the network sees'] if label < 0 else []
+        _lines(sheet, left[0], y, [f'{image["image"]}: {image["name"]}', *no_label, 'orange: the worst place,',
                                    f'row {worst["row"]}, column {worst["column"]}'])
         probability, likely, activity = one.before
         _shade(sheet, left[1], y, one.probability, '.3f')
@@ -267,8 +267,8 @@ def _classes(sheet: Sheet, x: float, y: float, one: Hidden, legend: Sequence[Ent
     for k, entry in enumerate(legend):
         below = y + SIDE + 6 + k * LINE
         sheet.box(x, below + 2, 12, 12, entry.colour)
-        sheet.text(x + 18, below, entry.name, SIDE - 78, size=14)
-        sheet.text(x + SIDE, below, f'{np.isin(one.likely, entry.classes).sum()} of {one.likely.size}', 76, size=14,
+        sheet.text(x + 18, below, entry.name, SIDE - 112, size=14)
+        sheet.text(x + SIDE, below, f'{np.isin(one.likely, entry.classes).sum()} of {one.likely.size}', 110, size=14,
                    ha='right', color=GREY)
 
 
