@@ -28,7 +28,9 @@ from lib.visualize import (
     compare,
     correspondence,
     deconvnet,
+    embedding,
     evolution,
+    invariance,
     kernels,
     neighbours,
     occlusion,
@@ -56,6 +58,8 @@ METHODS: dict[str, tuple[Method, str]] = {
                                     'pooling, beside the patches that caused them (ZFNet, Figure 2).'),
     'evolution': (evolution.METHOD, 'The strongest activation of a unit at several checkpoints of a training, brought '
                                     'down to the pixels (ZFNet, Figure 4).'),
+    'invariance': (invariance.METHOD, 'How far features move, and what becomes of the true class, as an image is '
+                                      'shifted, scaled and rotated (ZFNet, Figure 5).'),
     'occlusion': (occlusion.METHOD, 'What the network says with a grey square over each place of an image (ZFNet, '
                                     'Figure 7).'),
     'correspondence': (correspondence.METHOD, 'Whether covering the same part of several images changes features alike '
@@ -76,6 +80,7 @@ METHODS: dict[str, tuple[Method, str]] = {
                                         'nearest training images (AlexNet, Figure 4).'),
     'neighbours': (neighbours.METHOD, "The training images that are nearest in a layer's space, and in pixel space "
                                       '(AlexNet, Figure 4).'),
+    'embedding': (embedding.METHOD, "The images of a split laid out by a layer's features: PCA and t-SNE."),
     'pooling': (pooling.METHOD, 'What max, average and min pooling keep of an image and of a layer.'),
     'receptive_field': (receptive_field.METHOD, 'The pixels that a unit can see, by arithmetic, and those it looks at, '
                                                 'by gradient.'),
