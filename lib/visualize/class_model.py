@@ -259,9 +259,9 @@ def describe(request: Request, options: Options, layer: str, units: np.ndarray, 
               'before': float(climb.before[i]), 'after': float(climb.after[i]), 'moves': int(climb.moves[i]),
               'probability': float(probabilities[i, unit]) if classes else None,
               'objective': [float(f'{value:.6g}') for value in climb.objective[:, i]]} for i, unit in enumerate(units)]
-    columns = ['unit', 'name', 'start', 'score before', 'after'] + ['probability'] * classes
-    rows = [[entry['unit'], entry['name'], entry['start'], f'{entry["before"]:.3f}', f'{entry["after"]:.3f}']
-            + [f'{100 * entry["probability"]:.1f} %'] * classes for entry in found]
+    columns = ['unit', 'name', 'start', 'score before', 'after', 'probability']
+    rows = [[entry['unit'], entry['name'], entry['start'], f'{entry["before"]:.3f}', f'{entry["after"]:.3f}',
+             f'{100 * entry["probability"]:.1f} %' if classes else '-'] for entry in found]
     return {'layer': layer, 'units': [int(unit) for unit in units], 'setting': options.setting,
             'chosen': dataclasses.asdict(options.chosen), 'found': found,
             'place': 'centre' if request.geometry[layer].has_places else None,
