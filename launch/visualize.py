@@ -127,8 +127,8 @@ def visualize(paper: Paper, words: list[str]) -> None:
     folder = _folder(paper)
     request = Request(network, paper.first_layer, LAYER.value, _numbers('unit', UNIT.value), _images(), _other(paper),
                       DATA_DIR.value, cli.CACHE, folder, _checkpoints())
-    words = [name, LAYER.value, f'unit{UNIT.value.strip("[]")}' if UNIT.value else None, *_own(name)]
-    picture = folder / ('-'.join(filter(None, words)).replace('/', '_') + '.png')
+    parts = [name, LAYER.value, f'unit{UNIT.value.strip("[]")}' if UNIT.value else None, *_own(name)]
+    picture = folder / ('-'.join(filter(None, parts)).replace('/', '_') + '.png')
     found, statement = method.look(request, options, picture)
     about = {'method': name, 'paper': paper.name, 'network': network.origin, 'experiment': network.name,
              'statement': statement, 'parameters': fields(options) if options else {},
