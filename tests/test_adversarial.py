@@ -257,7 +257,7 @@ def test_published_numbers_stand_beside_the_same_data_and_epsilon_only():
 
 def test_what_misleads_a_network_is_shown_to_another_one(tmp_path):
     others = nearest_mean()
-    others['fc']['kernel'] += 0.006 * np.random.default_rng(0).standard_normal((243, 10), np.float32)
+    others['fc']['kernel'] += 0.012 * np.random.default_rng(0).standard_normal((243, 10), np.float32)
     others['fc']['kernel'].reshape(9, 9, 3, 10)[0] = others['fc']['kernel'].reshape(9, 9, 3, 10)[:, 0] = 0
     # The same images without a border, for a network whose crop is the whole.
     params = {'conv': others['conv'], 'fc': {
@@ -277,7 +277,7 @@ def test_what_misleads_a_network_is_shown_to_another_one(tmp_path):
         assert row['own_error'] == pytest.approx(100 * own.mean())
         assert row['transferred_error'] == pytest.approx(100 * transferred.mean())
         assert (row['misled'], row['both']) == ((right & own).sum(), (right & own & transferred).sum())
-    assert found['rows'][1]['own_error'] != found['rows'][1]['transferred_error']
+    assert any(row['own_error'] != row['transferred_error'] for row in found['rows'])
     assert found['rows'][2]['misled'] > 5
     assert '60 images of digits validation' in said and len(found['table']['rows']) == 3
 
