@@ -20,6 +20,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.spatial.distance import cdist
 from sklearn.manifold import TSNE
 from sklearn.neighbors import NearestNeighbors
+from threadpoolctl import threadpool_limits
 
 from lib import features
 from lib.data.sources import Split
@@ -31,7 +32,7 @@ SIDE = 720                  # of a panel
 LEAST = 10                  # images
 LEGEND = 20                 # classes at most that get one
 LEGEND_COLUMNS = 4
-PALETTE = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e377c2', '#4f4f4f', '#bcbd22',
+PALETTE = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e377c2', '#a0a0a0', '#bcbd22',
            '#17becf')
 
 
@@ -78,10 +79,11 @@ def embed(given: np.ndarray, perplexity: float, seed: int) -> Embedding:
     _, lengths, directions = np.linalg.svd(given, full_matrices=False)
     require(lengths.size > 0 and lengths[0] > 0, 'The layer gives the same for all these images, so they have no '
                                                  'places: choose another --layer.')
-    directions = directions[:2] * np.sign(directions[:2].sum(1, keepdims=True) + 1e-30)
-    pca = np.pad(given @ directions.T, ((0, 0), (0, 2 - len(directions))))
-    tsne = TSNE(perplexity=min(perplexity, (len(given) - 1) / 3), random_state=seed,
-                init=pca / pca[:, 0].std() * 1e-4).fit_transform(given)
+    pca = given @ directions[:2].T
+    pca = np.pad(pca, ((0, 0), (0, 2 - pca.shape[1])))
+    with threadpool_limits(1):          # threads that wait for each other stall where the machine does other work
+        tsne = TSNE(perplexity=min(perplexity, (len(given) - 1) / 3), random_state=seed,
+                    init=pca / pca[:, 0].std() * 1e-4).fit_transform(given)
     return Embedding(given, pca, tsne, float((lengths[:2]**2).sum() / (lengths**2).sum()))
 
 
@@ -170,7 +172,8 @@ def panel(images: np.ndarray, corners: np.ndarray, side: int, frames: np.ndarray
             canvas.paste(frame, tuple(map(int, corner)))
         inner = side - 2 * width
         method = Image.Resampling.NEAREST if inner >= len(image) else Image.Resampling.BOX
-        canvas.paste(Image.fromarray(image).resize((inner, inner), method), tuple(int(place) + width for place in corner))
+        inside = tuple(int(place) + width for place in corner)
+        canvas.paste(Image.fromarray(image).resize((inner, inner), method), inside)
     return np.asarray(canvas)
 
 
@@ -191,19 +194,19 @@ def draw(request: Request, numbers: dict[str, Any], found: Embedding, chosen: Sp
     cell = SIDE * SHARPNESS // across
     thumbnail = min(cell, SIDE * SHARPNESS // 12)
     space = SIDE * SHARPNESS - thumbnail
-    kinds = [('PCA', found.pca), ('t-SNE', found.tsne)]
-    panels = [(_heading(kind, kind, numbers), panel(images, (space * _stretched(places)).astype(int), thumbnail, frames))
-              for kind, places in kinds]
+    panels = [(_heading(kind, numbers), panel(images, (space * _stretched(places)).astype(int), thumbnail, frames))
+              for kind, places in (('PCA', found.pca), ('t-SNE', found.tsne))]
     panels.append(('t-SNE on a grid: no image hides another', panel(images, cells * cell, cell - 2, frames)))
-    tall = -(-len(legend) // LEGEND_COLUMNS) * 24
+    tall = -(-len(legend) // LEGEND_COLUMNS) * 24 + 10 * bool(legend)
     lines = [request.network.origin,
              f'{len(chosen):,} images of {chosen.name} by their {numbers["dimensions"]:,} outputs of '
              f'{numbers["layer"]}',
              ('Frames have the colours of the classes. ' + ('' if legend else f'There are {len(classes)} of them.'))
              if classes else 'The images have no labels.']
     if numbers['shares']:
-        lines.append(f'In {numbers["layer"]} itself the nearest image has the same class for '
-                     f'{100 * numbers["shares"][numbers["layer"]]:.1f} %, by chance for {100 * numbers["chance"]:.1f} %.')
+        own_share = numbers['shares'][numbers['layer']]
+        lines.append(f'In {numbers["layer"]} itself the nearest image has the same class for {100 * own_share:.1f} %, '
+                     f'by chance for {100 * numbers["chance"]:.1f} %.')
     sheet = Sheet(SIDE, tall + 3 * (SIDE + 46) - 14, f'Images by {numbers["layer"]}: PCA and t-SNE', lines)
     for i, label in enumerate(legend):
         column, row, wide = i % LEGEND_COLUMNS, i // LEGEND_COLUMNS, SIDE / LEGEND_COLUMNS
@@ -217,9 +220,9 @@ def draw(request: Request, numbers: dict[str, Any], found: Embedding, chosen: Sp
     sheet.save(path)
 
 
-def _heading(kind: str, space: str, numbers: dict[str, Any]) -> str:
+def _heading(kind: str, numbers: dict[str, Any]) -> str:
     said = f', {100 * numbers["explained"]:.1f} % of the variance' if kind == 'PCA' else ''
-    share = f': the nearest has the same class for {100 * numbers["shares"][space]:.1f} %' if numbers['shares'] else ''
+    share = f': the nearest has the same class for {100 * numbers["shares"][kind]:.1f} %' if numbers['shares'] else ''
     return f'{kind}{said}{share}'
 
 
