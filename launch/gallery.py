@@ -28,7 +28,7 @@ from lib.trained import Trained
 from lib.visualize import page
 
 ROOT = Path(__file__).parent.parent
-DIGITS = ('--set=data.source=digits', '--set=data.resize=28')
+DIGITS = ('--set=data.source=digits', '--set=data.resize=28', '--set=data.validation_split=validation')
 SQUARES = (427, 284, 213)       # pixels a side of those cut from the photographs, 427 x 640, half of them apart
 
 
@@ -40,14 +40,14 @@ class Network(NamedTuple):
     flags: tuple[str, ...] = ()
 
 
-# The committed networks, with neighbours that read the same images. Digits are not MNIST, nor the photographs CIFAR-10.
+# The committed networks, in pairs that read the same images. Digits are not MNIST, nor the photographs CIFAR-10.
 SMALL = (
     Network('lenet5', 'lenet5', 'reproductions/lenet5/checkpoints/mnist.safetensors', flags=DIGITS),
     Network('nin', 'nin', 'reproductions/nin/checkpoints/mnist.safetensors', flags=DIGITS),
     Network('cifar', 'alexnet', 'reproductions/alexnet/checkpoints/cifar_80sec.safetensors'),
     Network('alexnet', 'alexnet', 'reproductions/alexnet/checkpoints/small.safetensors'),
 )
-# {second} and {last} are convolutions of a network, {other} is the next network of the list.
+# {second} and {last} are convolutions of a network, {other} is the other network of its pair.
 LOOKS = (
     'kernels', 'kernels --layer={second}', 'compare --other={other}', 'activations --layer={second}',
     'patches --layer={last}', 'deconvnet --layer={second}', 'deconvnet --layer={last}',
@@ -75,7 +75,7 @@ def gallery() -> None:
         origin = trained.find(PAPERS[network.paper], network.path).origin
         found[network.name] = {'paper': network.paper, 'origin': origin, 'methods': {}}
     looks = [(network, words) for i, network in enumerate(networks)
-             for words in _looks(network, networks[(i + 1) % len(networks)]) if not wanted or words[0] in wanted]
+             for words in _looks(network, (networks + networks[:1])[i ^ 1]) if not wanted or words[0] in wanted]
     began = time.monotonic()
     for done, (network, words) in enumerate(looks):
         cli.say(f'{done} of {len(looks)} done, {(time.monotonic() - began) / 60:.0f} minutes: {network.name}, '
