@@ -18,9 +18,10 @@ from lib.visualize.request import Method, Request
 EXAMPLES, MOST = 5, 8       # images: in the paper, and whose curves can be told apart
 PAPERS_SIZE = 224           # pixels a side, of which the paper's translations are
 STRIP = 5                   # pictures of each image
-COLUMN, GAP, HEAD, FOOT = 290, 62, 34, 46
+COLUMN, GAP, HEAD, FOOT, BAR = 290, 62, 34, 64, 6
 COLOURS = plt.get_cmap('tab10').colors
-UNITS = {'translation': 'pixels', 'scale': 'times', 'rotation': 'degrees'}
+WORDS = {'translation': 'translation by {:.3g} px', 'scale': 'scale of {:.3g}', 'rotation': 'rotation by {:.3g}°'}
+AXES = {'translation': 'pixels', 'scale': 'times', 'rotation': 'degrees'}
 NEUTRAL = {'translation': 0, 'scale': 1, 'rotation': 0}
 
 
@@ -95,7 +96,7 @@ def measure(request: Request, options: Options) -> dict[str, Any]:
     plain = pixels.astype(np.float32)
     original = [np.asarray(request.activations(layer, plain)) for layer in (first, last)]
     todo = [(kind, amount) for kind, values in amounts(options, request.size).items() for amount in values]
-    found = {kind: {'amounts': [], 'distances': ([], []), 'probability': []} for kind in UNITS}
+    found = {kind: {'amounts': [], 'distances': ([], []), 'probability': []} for kind in AXES}
     for kind, amount in track(todo, 'Transforming images', console=Console(stderr=True), transient=True):
         changed = transformed(pixels, kind, amount)
         for layer, before, curves in zip((first, last), original, found[kind]['distances']):
@@ -116,7 +117,7 @@ def stated(kind: str, values: Sequence[float]) -> list[int]:
     """Numbers of the amounts that are told: the first beside the neutral one, and some on the way to the last."""
     neutral = int(np.argmin(np.abs(np.array(values) - NEUTRAL[kind])))
     beyond = len(values) - 1 - neutral
-    return [neutral + k for k in sorted({1, *(round(beyond * part) for part in (1 / 4, 1 / 2, 3 / 4, 1))})]
+    return [neutral + k for k in sorted({1, *(-(-beyond * part // 4) for part in (1, 2, 3, 4))})]
 
 
 def table(numbers: dict[str, Any]) -> dict[str, Any]:
@@ -124,7 +125,7 @@ def table(numbers: dict[str, Any]) -> dict[str, Any]:
     rows = []
     for kind, curves in numbers['transformations'].items():
         for k in stated(kind, curves['amounts']):
-            row = [f'{kind} {curves["amounts"][k]:.3g} {UNITS[kind]}']
+            row = [WORDS[kind].format(curves['amounts'][k])]
             for distance, unit in zip(curves['distances'], numbers['apart']):
                 mean = np.mean([curve[k] for curve in distance])
                 row += [f'{mean:.3g}', f'{mean / unit:.2f}' if unit else '-']
@@ -147,8 +148,8 @@ def statement(numbers: dict[str, Any]) -> str:
         if all(numbers['apart']):
             moved = [mean / unit for mean, unit in zip(moved, numbers['apart'])]
         after = np.mean([curve[k] for curve in curves['probability']])
-        said += (f' {kind.capitalize()} of {curves["amounts"][k]:.3g} {UNITS[kind]}: {moved[0]:.2f} and '
-                 f'{moved[1]:.2f}, {after:.2f}.')
+        said += (f' {WORDS[kind].format(curves["amounts"][k]).capitalize()}: {moved[0]:.2f} and {moved[1]:.2f}, '
+                 f'{after:.2f}.')
     return said + (' Distances are parts of the mean distance of two of the images.' if all(numbers['apart']) else '')
 
 
@@ -170,7 +171,7 @@ def draw(request: Request, numbers: dict[str, Any], picture: Path) -> None:
     sheet = Sheet(4 * COLUMN + 3 * GAP, round(3 * (HEAD + height + FOOT)),
                   f'Features of translated, scaled and rotated images in {first} and {last}',
                   [request.network.origin, f'{count} images of {numbers["data"]}; a colour is an image: '
-                   + ', '.join(f'{image} {name}' for image, name in zip(numbers['images'], numbers['names'])),
+                   + ', '.join(f'{image}: {name}' for image, name in zip(numbers['images'], numbers['names'])),
                    'bilinear, the border continued; dashed: the mean distance of two of the images'])
     pixels = request.pixels(request.judged, np.array(numbers['images']))
     for k, (kind, curves) in enumerate(numbers['transformations'].items()):
@@ -178,6 +179,8 @@ def draw(request: Request, numbers: dict[str, Any], picture: Path) -> None:
         values = curves['amounts']
         shown = np.linspace(0, len(values) - 1, STRIP).round().astype(int)
         sheet.text(MARGIN, y, f'vertical {kind}' if kind == 'translation' else kind, COLUMN, size=16, weight='bold')
+        for i, colour in zip(range(count), COLOURS):
+            sheet.box(MARGIN - BAR - 4, y + HEAD + i * (thumb + 4), BAR, thumb, colour)
         for j, number in enumerate(shown):
             x = MARGIN + j * (thumb + 4)
             for i, image in enumerate(transformed(pixels, kind, values[number])):
@@ -190,7 +193,7 @@ def draw(request: Request, numbers: dict[str, Any], picture: Path) -> None:
         for column, (title, lines, reference) in enumerate(panels, 1):
             x = MARGIN + column * (COLUMN + GAP)
             sheet.text(x, y, title, COLUMN, size=16)
-            _curves(sheet, (x, y + HEAD, COLUMN, height), values, lines, reference, f'{kind}, {UNITS[kind]}',
+            _curves(sheet, (x, y + HEAD, COLUMN, height), values, lines, reference, f'{kind}, {AXES[kind]}',
                     column == 3)
     sheet.save(picture)
 
