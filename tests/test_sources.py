@@ -144,6 +144,14 @@ def test_other_class_names_stay_as_they_are(tmp_path):
     assert train.labels.tolist() == [1]
 
 
+@pytest.mark.parametrize('name, given, expected', [
+    ('cifar10', None, 'ship'), ('cifar10', [f'own {number}' for number in range(10)], 'own 8'), ('toy', None, '8')])
+def test_classes_of_cifar_10_have_their_names_where_the_file_of_names_is_missing(tmp_path, name, given, expected):
+    prepare(tmp_path, name, {'train': [{'image': grey(1), 'label': 1}]}, (4, 4, 3), given)
+    train, _ = load(tmp_path, tmp_path, name, validation_split='train')
+    assert len(train.class_names) == 10 and train.class_names[8] == expected
+
+
 def test_a_data_set_of_the_same_name_but_other_content_is_decoded_anew(tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     prepare(tmp_path / 'a', 'toy', {'train': [{'image': grey(1), 'label': 0}]}, (4, 4, 3))

@@ -21,6 +21,8 @@ from lib.experiment import Data, UsageError
 DIGITS_TRAIN = 1437                     # of 1,797; the other 360 are the validation split
 FOLDER = 'folder:'
 IMAGES = ('.jpg', '.jpeg', '.png')
+# Of classes, where TFDS's files of names were not copied along with a data set.
+NAMES = {'cifar10': 'airplane automobile bird cat deer dog frog horse ship truck'.split()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,7 +136,8 @@ class _Prepared:
         self.size, self.border = data.resize or height, data.border
         self.sizes = {split: info.num_examples for split, info in self.builder.info.splits.items()}
         names = features['label'].names
-        self.labels, self.class_names = _classes(names)
+        unnamed = names == [str(number) for number in range(len(names))]
+        self.labels, self.class_names = _classes(NAMES.get(self.builder.name, names) if unnamed else names)
         self.cache_dir = cache_dir
 
     def read(self, split: str) -> tuple[np.ndarray, np.ndarray]:
