@@ -30,6 +30,7 @@ from lib.visualize import (
     deconvnet,
     embedding,
     evolution,
+    features_table,
     invariance,
     kernels,
     neighbours,
@@ -81,6 +82,7 @@ METHODS: dict[str, tuple[Method, str]] = {
     'neighbours': (neighbours.METHOD, "The training images that are nearest in a layer's space, and in pixel space "
                                       '(AlexNet, Figure 4).'),
     'embedding': (embedding.METHOD, "The images of a split laid out by a layer's features: PCA and t-SNE."),
+    'table7': (features_table.METHOD, 'How much of the classes each layer tells a linear classifier (ZFNet, Table 7).'),
     'pooling': (pooling.METHOD, 'What max, average and min pooling keep of an image and of a layer.'),
     'receptive_field': (receptive_field.METHOD, 'The pixels that a unit can see, by arithmetic, and those it looks at, '
                                                 'by gradient.'),
