@@ -38,6 +38,7 @@ class Network(NamedTuple):
     path: str                       # of its run or file of weights
     images: tuple[str, str] | None = None       # folders: a few images to look at, and many to search; None for a split
     flags: tuple[str, ...] = ()
+    classes: str = ''               # whose models are made, where its data cannot say which occur
 
 
 # The committed networks, in pairs that read the same images. Digits are not MNIST, nor the photographs CIFAR-10.
@@ -45,7 +46,8 @@ SMALL = (
     Network('lenet5', 'lenet5', 'reproductions/lenet5/checkpoints/mnist.safetensors', flags=DIGITS),
     Network('nin', 'nin', 'reproductions/nin/checkpoints/mnist.safetensors', flags=DIGITS),
     Network('cifar', 'alexnet', 'reproductions/alexnet/checkpoints/cifar_80sec.safetensors'),
-    Network('alexnet', 'alexnet', 'reproductions/alexnet/checkpoints/small.safetensors'),
+    Network('alexnet', 'alexnet', 'reproductions/alexnet/checkpoints/small.safetensors',
+            classes='[0,217,482,491,497,566,569,571,574,701]'),     # of Imagenette
 )
 # {second} and {last} are convolutions of a network, {other} is the other network of its pair.
 LOOKS = (
@@ -145,9 +147,10 @@ def _look(network: Network, words: list[str], folder: Path, own: list[str]) -> s
     """What launch.visualize does; why it refuses, or None."""
     method, *rest = words
     where = 'workdir' if Path(network.path).expanduser().is_dir() else 'weights'
-    images = network.images and 'images' in visualize.METHODS[method][0].takes
+    images = network.images and 'images' in visualize.METHODS[method][0].takes and method != 'class_model'
     given = [network.paper, f'--{where}={network.path}', f'--method={method}', *rest, *network.flags, *own,
-             *([f'--images={network.images[method in SEARCHING]}'] if images else [])]
+             *([f'--images={network.images[method in SEARCHING]}'] if images else []),
+             *([f'--unit={network.classes}'] if network.classes and method == 'class_model' else [])]
     FLAGS.unparse_flags()
     try:
         words = [*given, f'--output={folder / network.name}']
