@@ -58,12 +58,18 @@ def photographs(count=3):
 
 # ---------------------------------------------------------------------------------------------- occlusion
 
+def test_places_are_spread_evenly_over_the_image():
+    assert occlusion.corners(10, 3, 4).tolist() == [0, 4, 7]        # middles of 5/3, 5 and 25/3, less 3/2, rounded
+    assert occlusion.corners(12, 4, 3).tolist() == [0, 3, 6, 9]     # 1.5 is rounded up
+    assert occlusion.corners(8, 6, 2).tolist() == [-2, 0, 2, 4]
+
+
 def test_occlusion_is_a_loop_over_places(tmp_path):
-    request = asked(photographs(), activations, params(), labels=[0, 4, 2])
+    request = asked(photographs(), activations, params(), labels=[2, 4, 2])
     numbers, said = occlusion.look(request, occlusion.Options(square=5, stride=3, grey=90), tmp_path / 'o.png')
     assert numbers['middles'] == [1, 4, 7, 10] and numbers['layer'] == 'conv'
     drops = []
-    for number, label, found in zip(range(3), [0, 4, 2], json.loads(json.dumps(numbers))['images']):
+    for number, label, found in zip(range(3), [2, 4, 2], json.loads(json.dumps(numbers))['images']):
         whole = request.judged.images[number].astype(np.float32)
         maps = np.asarray(request.activations('conv', whole[None]))[0].sum((0, 1))
         unit, loop = int(maps.argmax()), {}
@@ -89,6 +95,7 @@ def test_occlusion_is_a_loop_over_places(tmp_path):
         assert found['other'] == np.mean([likely != label for _, likely, _ in loop.values()])
         drops.append((before - float(loop[worst][0]), f'image {number}, {CLASSES[label]}, from {before:.3f} to '
                       f'{loop[worst][0]:.3f} with its middle at row {worst[0]}, column {worst[1]}'))
+    assert max(drops) != drops[0]
     assert max(drops)[1] in said and f'by {np.mean([drop for drop, _ in drops]):.2f} in the mean of 3 images' in said
 
 

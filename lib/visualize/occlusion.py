@@ -261,15 +261,16 @@ def _legend(request: Request, one: Hidden) -> list[Entry]:
 
 
 def _classes(sheet: Sheet, x: float, y: float, one: Hidden, legend: Sequence[Entry]) -> None:
-    """The most likely classes, and below which colour is which and at how many of the places."""
+    """The most likely classes, and below which colour is which and in what share of the places."""
     colours = {label: to_rgb(entry.colour) for entry in legend for label in entry.classes}
     sheet.image(x, y, SIDE, SIDE, np.array([[colours[int(label)] for label in row] for row in one.likely]))
     for k, entry in enumerate(legend):
         below = y + SIDE + 6 + k * LINE
         sheet.box(x, below + 2, 12, 12, entry.colour)
-        sheet.text(x + 18, below, entry.name, SIDE - 112, size=14)
-        sheet.text(x + SIDE, below, f'{np.isin(one.likely, entry.classes).sum()} of {one.likely.size}', 110, size=14,
-                   ha='right', color=GREY)
+        sheet.text(x + 18, below, entry.name, SIDE - 66, size=14)
+        share = 100 * np.isin(one.likely, entry.classes).mean()
+        said = '<1 %' if 0 < share < 0.5 else f'{share:.0f} %'
+        sheet.text(x + SIDE, below, said, 46, size=14, ha='right', color=GREY)
 
 
 METHOD = Method(look, takes=frozenset({'layer', 'unit', 'images'}), options=Options())
