@@ -15,6 +15,7 @@ from lib.data.statistics import Statistics, require_fits
 from lib.experiment import Data, UsageError, require
 from lib.geometry import Geometry
 from lib.trained import Trained
+from lib.visualize import examples
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')
 
@@ -105,12 +106,7 @@ class Request:
         folder with the name of a class has that label; others have -1."""
         if isinstance(self.images, Path):
             return self.judged, np.arange(len(self.judged))
-        wanted = self.images or ()
-        for number in wanted:
-            require(0 <= number < len(self.judged), f'--images: {self.judged.name} has no image {number}: choose '
-                                                    f'numbers from 0 to {len(self.judged) - 1}.')
-        count = min(count, len(self.judged))
-        return self.judged, np.array(wanted or (2 * np.arange(count) + 1) * len(self.judged) // (2 * count), np.int64)
+        return self.judged, examples(self.judged, self.images or (), count)
 
     def _files(self, path: Path) -> Split:
         files = sorted(file for file in path.rglob('*') if file.suffix.lower() in IMAGE_FILES) if path.is_dir() else \
