@@ -40,12 +40,13 @@ PALETTE = ('#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd', '#8c564b', '#e
 class Options:
     examples: int = 1000        # images at most, evenly spaced over the split
     perplexity: float = 30.0    # of t-SNE: about the neighbours that an image keeps; a third of the images at most
-    seed: int = 0               # of t-SNE
+    seed: int | None = None     # of t-SNE's random start; None: it starts from the PCA, and nothing is random
 
     def __post_init__(self):
         require(self.examples >= LEAST, f'embedding.examples={self.examples} must be at least {LEAST}.')
         require(self.perplexity >= 1, f'embedding.perplexity={self.perplexity} must be at least 1.')
-        require(0 <= self.seed < 2**32, f'embedding.seed={self.seed} must be from 0 to {2**32 - 1}.')
+        require(self.seed is None or 0 <= self.seed < 2**32,
+                f'embedding.seed={self.seed} must be from 0 to {2**32 - 1}.')
 
 
 class Embedding(NamedTuple):
@@ -70,8 +71,8 @@ def _outputs(request: Request, layer: str, images: np.ndarray) -> np.ndarray:
     return np.asarray(request.activations(layer, pixels)).reshape(len(images), -1)
 
 
-def embed(given: np.ndarray, perplexity: float, seed: int) -> Embedding:
-    """PCA and t-SNE of vectors [n, d] about their mean; t-SNE begins with the PCA.
+def embed(given: np.ndarray, perplexity: float, seed: int | None) -> Embedding:
+    """PCA and t-SNE of vectors [n, d] about their mean; t-SNE starts from the PCA or, with a seed, at random.
 
     Raises:
       UsageError: if all vectors are the same.
@@ -83,7 +84,7 @@ def embed(given: np.ndarray, perplexity: float, seed: int) -> Embedding:
     pca = np.pad(pca, ((0, 0), (0, 2 - pca.shape[1])))
     with threadpool_limits(1):          # threads that wait for each other stall where the machine does other work
         tsne = TSNE(perplexity=min(perplexity, (len(given) - 1) / 3), random_state=seed,
-                    init=pca / pca[:, 0].std() * 1e-4).fit_transform(given)
+                    init=pca / pca[:, 0].std() * 1e-4 if seed is None else 'random').fit_transform(given)
     return Embedding(given, pca, tsne, float((lengths[:2]**2).sum() / (lengths**2).sum()))
 
 

@@ -45,8 +45,8 @@ class Options:
 
 
 def stages(geometry: Geometry) -> tuple[str, ...]:
-    """The last layer before each convolution or fully connected layer, where nothing goes past it; of more than MOST, of those
-    with maps only the first of each size that is smaller than the image."""
+    """The last layer before each convolution or fully connected layer, where nothing goes past it; of more than MOST,
+    of those with maps only the first of each size that is smaller than the image."""
     number = {layer.name: i for i, layer in enumerate(geometry.layers)}
     reads = [[number.get(name, -1) for name in layer.reads] for layer in geometry.layers]
     found = [before for i, (before, after) in enumerate(itertools.pairwise(geometry.layers))
@@ -114,7 +114,7 @@ def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, A
     rows = measure(request, layers, options.classifiers, train, judged)
     found = {'layers': list(layers), 'data': judged.name, 'train': train.name, 'train_examples': len(train),
              'examples': len(judged), 'class_chance': 100 / len(np.unique(judged.labels)), 'rows': rows,
-             'table': {'columns': ['Layer', 'Classifier', 'Numbers', 'C', 'Error, %', 'Accuracy, mean over classes, %'],
+             'table': {'columns': ['Layer', 'Classifier', 'Outputs', 'C', 'Error, %', 'Accuracy, mean over classes, %'],
                        'rows': [[row['layer'], row['classifier'], f'{row["dimensions"]:,}', f'{row["C"]:g}',
                                  f'{row["error"]:.1f}', f'{row["class_accuracy"]:.1f}'] for row in rows]}}
     draw(request, found, picture)
@@ -144,7 +144,7 @@ def draw(request: Request, found: dict[str, Any], path: Path) -> None:
         f'judged on {found["examples"]:,} images of {found["data"]}'])
     left, top = MARGIN + NAME, sheet.top + 26
     sheet.text(left, sheet.top, 'accuracy as the mean over classes, %', BAR, size=14, color=GREY)
-    sheet.text(left + BAR + 10, sheet.top, 'numbers', NAME - 10, size=14, color=GREY)
+    sheet.text(left + BAR + 10, sheet.top, 'outputs', NAME - 10, size=14, color=GREY)
     for i, row in enumerate(rows):
         y, long = top + i * TALL, BAR * row['class_accuracy'] / 100
         sheet.box(left, y, BAR, TALL - 8, FAINT)
