@@ -11,7 +11,7 @@ from lib.backward import DECONVNET, GRADIENT, GUIDED
 from lib.experiment import UsageError
 from lib.visualize import deconvnet
 from lib.visualize.deconvnet import Options
-from tests.test_receptive_field import SMALL, request
+from tests.random_networks import SMALL, request
 
 # A network of two layers by hand, on 4 x 4 pixels: a 1x1 convolution with weights 1 and -1 and a ReLU, 2x2 max pooling,
 # and a sum with weights 3 and -2 over the two maps of a place, with a ReLU.

@@ -10,7 +10,7 @@ from lib.checkpoint import Checkpoints
 from lib.experiment import UsageError
 from lib.visualize import deconvnet, evolution
 from lib.visualize.evolution import Options
-from tests.test_receptive_field import SMALL, request
+from tests.random_networks import SMALL, request
 
 LAYER = 'conv1'
 

@@ -8,7 +8,7 @@ from matplotlib import image
 from lib.experiment import UsageError
 from lib.visualize import invariance
 from lib.visualize.invariance import Options, transformed
-from tests.test_receptive_field import SMALL, request
+from tests.random_networks import SMALL, request
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (2, 9, 9, 3), np.uint8)
 

@@ -1,4 +1,5 @@
 """The patches that excite a unit most, against brute force over all images and places."""
+import dataclasses
 import json
 
 import numpy as np
@@ -8,7 +9,7 @@ from matplotlib import image
 from lib.experiment import UsageError
 from lib.visualize import patches
 from lib.visualize.patches import Options
-from tests.test_receptive_field import SMALL, request
+from tests.random_networks import SMALL, request
 
 
 def brute_force(asked, layer, unit, count):
@@ -74,10 +75,13 @@ def test_of_a_field_wider_than_the_image_only_what_it_reaches_is_shown_and_units
 
 
 def test_the_searched_images_are_at_equal_distances_and_no_more_than_asked():
-    split = range(10)
-    assert patches.searched_images(split, None).tolist() == list(range(10))
-    assert patches.searched_images(split, 3).tolist() == [0, 4, 8]
-    assert patches.searched_images(split, 20).tolist() == list(range(10))
+    asked = request('lenet5', 'paper', images=10)
+    for searched, expected in ((None, range(10)), (3, [0, 4, 8]), (20, range(10))):
+        split, at = patches.searched_images(asked, None, searched)
+        assert at.tolist() == list(expected) and split is asked.judged
+    chosen = dataclasses.replace(asked, images=(7, 2))
+    chosen.__dict__['judged'] = asked.judged
+    assert patches.searched_images(chosen, None, 3)[1].tolist() == [7, 2]
 
 
 def test_classes_are_counted_and_a_silent_unit_is_said(tmp_path):

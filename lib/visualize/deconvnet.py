@@ -43,14 +43,6 @@ def require_relus(request: Request, rule: Rule, method: str = 'deconvnet') -> No
             f'network, or --set {method}.rule=gradient.')
 
 
-def searched_images(request: Request, split: str | None, searched: int | None) -> tuple[Split, np.ndarray]:
-    """A split, and the numbers of the images in it that are searched: those asked for, or of the split."""
-    if request.images is not None:
-        return request.examples(1)
-    found = request.split(split)
-    return found, patches.searched_images(found, searched)
-
-
 def project(request: Request, rule: Rule, layer: str, unit: int, split: Split,
             chosen: list[dict[str, Any]]) -> np.ndarray:
     """float32 [n, S, S, 3]: for each patch of a unit, as `patches.describe` has it, the signal that is its activation
@@ -89,7 +81,7 @@ def measure(request: Request, options: Options) -> tuple[dict[str, Any], list[tu
     With images asked for they are searched, and otherwise a split; each gives its strongest place."""
     require_relus(request, options.rule)
     layer = request.chosen_layer()
-    split, at = searched_images(request, options.split, options.searched)
+    split, at = patches.searched_images(request, options.split, options.searched)
     units, field = request.units(layer, 6), request.geometry[layer]
     found = patches.describe(split, units, patches.strongest(request, layer, units, split, at, options.count))
     pictures = []
@@ -139,10 +131,9 @@ def draw(request: Request, numbers: dict[str, Any], pictures: list[tuple[list, l
     """Draws one unit a row: its projections at the left, each with a contrast of its own, and at the same places at the
     right the patches that caused them."""
     layer, count, rule = request.geometry[numbers['layer']], numbers['count'], numbers['rule']
-    asked = f'images {", ".join(map(str, numbers["images"]))}' if 'images' in numbers else \
-        f'{numbers["searched"]:,} images'
     sheet = Sheet(2 * BLOCK + 40, len(pictures) * patches.tall(count) - 30, f'{NAMES[rule]} of {layer.name}',
-                  [request.network.origin, f'{asked} of {numbers["data"]}', patches.words(layer, request.size),
+                  [request.network.origin, f'{numbers["searched"]:,} images of {numbers["data"]}',
+                   patches.words(layer, request.size),
                    'left: single activations brought down to the pixels, each with its own contrast around mid-grey'])
     for k, (unit, (down, seen)) in enumerate(zip(numbers['found'], pictures)):
         x, y = MARGIN, sheet.top + k * patches.tall(count)

@@ -61,7 +61,7 @@ def measure(request: Request, options: Options) -> tuple[dict[str, Any], list[li
     """The numbers, and for each unit a cell a checkpoint, None where the unit is silent."""
     deconvnet.require_relus(request, options.rule, 'evolution')
     folders = chosen_checkpoints(request, options.checkpoints)
-    split, at = deconvnet.searched_images(request, options.split, options.searched)
+    split, at = patches.searched_images(request, options.split, options.searched)
     layer = request.chosen_layer()
     units, field = request.units(layer, 6), request.geometry[layer]
     epochs = [json.loads((folder / 'progress.json').read_text())['epoch'] for folder in folders]

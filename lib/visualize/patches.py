@@ -49,9 +49,13 @@ class Strongest(NamedTuple):
     places: np.ndarray          # int64 [U, K, 2], row and column in the layer's maps; 0, 0 where it has none
 
 
-def searched_images(split: Split, searched: int | None) -> np.ndarray:
-    """Numbers of at most `searched` images at equal distances; of all, if that is None."""
-    return np.arange(0, len(split), 1 if searched is None else -(-len(split) // searched))
+def searched_images(request: Request, split: str | None, searched: int | None) -> tuple[Split, np.ndarray]:
+    """The images that are searched, as a split and their numbers in it: those that were asked for or, of a split, at
+    most `searched` at equal distances; all, if that is None."""
+    if request.images is not None:
+        return request.examples(1)
+    found = request.split(split)
+    return found, np.arange(0, len(found), 1 if searched is None else -(-len(found) // searched))
 
 
 def strongest(request: Request, layer: str, units: np.ndarray, split: Split, at: np.ndarray, count: int,
@@ -133,17 +137,18 @@ def by_chance(labels: np.ndarray, count: int) -> float:
 def measure(request: Request, options: Options) -> dict[str, Any]:
     """{'layer', 'units', 'data', 'searched': images, 'receptive_field': pixels a side, 'count', 'found': of `describe`,
     'by_chance', 'table'}."""
-    layer, split = request.chosen_layer(), request.split(options.split)
-    units, at = request.units(layer, 6), searched_images(split, options.searched)
+    layer, (split, at) = request.chosen_layer(), searched_images(request, options.split, options.searched)
+    units = request.units(layer, 6)
     found = describe(split, units, strongest(request, layer, units, split, at, options.count))
     return {'layer': layer, 'units': units.tolist(), 'data': split.name, 'searched': len(at),
             'receptive_field': request.geometry[layer].receptive_field, 'count': options.count, 'found': found,
-            'by_chance': by_chance(split.labels[at], options.count), 'table': table(found)}
+            'by_chance': by_chance(split.labels[at], options.count) if (split.labels[at] >= 0).all() else None,
+            'table': table(found)}
 
 
 def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, Any], str]:
     numbers = measure(request, options)
-    draw(request, request.split(options.split), numbers, picture)
+    draw(request, searched_images(request, options.split, options.searched)[0], numbers, picture)
     return numbers, statement(numbers)
 
 
@@ -152,9 +157,10 @@ def statement(numbers: dict[str, Any]) -> str:
     idle = len(numbers['found']) - len(alive)
     common = f'{np.mean([unit["of_it"] for unit in alive]):.1f}' if alive else 'none'
     return (f'Of {numbers["searched"]:,} images of {numbers["data"]}, the {numbers["count"]} in which each of '
-            f'{len(numbers["found"])} units of {numbers["layer"]} is most active, each image with its best place only. '
-            f'In the mean {common} of those of a unit have the same class, and {numbers["by_chance"]:.1f} of as many '
-            'random images do.' + (f' {idle} of the units are active in none.' if idle else ''))
+            f'{len(numbers["found"])} units of {numbers["layer"]} is most active, each image with its best place only.'
+            + (f' In the mean {common} of those of a unit have the same class, and {numbers["by_chance"]:.1f} of as '
+               'many random images do.' if numbers['by_chance'] else '')
+            + (f' {idle} of the units are active in none.' if idle else ''))
 
 
 def table(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -226,4 +232,4 @@ def grid(sheet: Sheet, x: float, y: float, pictures: Sequence[np.ndarray], count
             sheet.text(left, top + side + 2, below[k], side, size=11, color=GREY)
 
 
-METHOD = Method(look, takes=frozenset({'layer', 'unit'}), options=Options())
+METHOD = Method(look, takes=frozenset({'layer', 'unit', 'images'}), options=Options())
