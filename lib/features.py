@@ -111,6 +111,8 @@ def coordinates(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
             across += (second[:, block] - mean[block]) @ part.T
         variances, directions = np.linalg.eigh(inner)
         spanned = variances > RANK * variances[-1]
+        if not spanned.any():           # all vectors are the same, as those of a silent layer
+            return np.zeros((n, 1)), np.zeros((len(second), 1))
         scale = np.sqrt(variances[spanned])
         first, second = directions[:, spanned] * scale, across @ directions[:, spanned] / scale
     length = np.sqrt(np.mean(np.square(first).sum(1)))

@@ -46,7 +46,7 @@ class Options:
 
 def stages(geometry: Geometry) -> tuple[str, ...]:
     """The last layer before each convolution or fully connected layer, where nothing goes past it; of more than MOST,
-    of those with maps only the first of each size that is smaller than the image."""
+    of those with maps only the first of each size that is smaller than the image, and the last."""
     number = {layer.name: i for i, layer in enumerate(geometry.layers)}
     reads = [[number.get(name, -1) for name in layer.reads] for layer in geometry.layers]
     found = [before for i, (before, after) in enumerate(itertools.pairwise(geometry.layers))
@@ -55,7 +55,7 @@ def stages(geometry: Geometry) -> tuple[str, ...]:
     if len(found) > MOST:
         sizes, kept = {(geometry.image_size,) * 2}, []
         for layer in found:
-            if not layer.has_places or layer.size[:-1] not in sizes:
+            if not layer.has_places or layer.size[:-1] not in sizes or layer is found[-1]:
                 kept.append(layer)
             sizes.add(layer.size[:-1])
         found = kept
