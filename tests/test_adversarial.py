@@ -101,6 +101,8 @@ def test_lbfgs_keeps_to_the_box_and_reaches_the_target_with_less_than_a_sign_nee
         assert needed is None or perturbation.distortion(image[None], found.pixels[None])[0] < \
             perturbation.distortion(image[None], needed)[0]
     assert (seen != targets).all()
+    easy = perturbation.lbfgs(request(tmp_path, network(nearest_mean(30.0))), pixels[0], int(targets[0]), 6, 40)
+    assert easy.c > 1       # the first weight reaches it, and so do greater ones, which change less
 
 
 def test_lbfgs_minimises_what_it_says(tmp_path, monkeypatch):

@@ -100,7 +100,7 @@ def test_the_settings_of_yosinski_et_al_are_the_rows_of_their_table():
 def test_progress_raises_a_linear_score_by_what_is_asked(tmp_path):
     asked = request(tmp_path)
     climb = class_model.ascend(asked, 'fc', np.array([3, 5]), Setting('zero', 5, 'progress', 0.002),
-                               np.zeros((2, 9, 9, 1), np.float32) + 20)
+                               20 * np.tile(free.inside(asked), (2, 1, 1, 1)).astype(np.float32))
     np.testing.assert_allclose(np.diff(climb.objective, axis=0), 0.002, rtol=0.05)
 
 
@@ -137,6 +137,9 @@ def test_an_image_without_a_gradient_stays_and_is_told(tmp_path):
     assert still['moves'] == 0 and still['start'] == 'N(0, 160)' and still['after'] == still['before']
     assert moving['moves'] == 5 and moving['start'] == 'N(0, 10)'
     assert '1 of them came to, or started from, an image where they have no gradient' in said
+    x = 50 * free.inside(asked).astype(np.float32)[None]
+    climb = class_model.ascend(asked, 'fc', np.array([4]), Options(steps=5, decay=0.3).chosen, x)
+    np.testing.assert_array_equal(climb.pixels[0, 1:, 1:], 57)
 
 
 # ---------------------------------------------------------------------------------------------- networks
@@ -190,7 +193,7 @@ def test_the_climb_is_that_of_pytorch_with_equal_weights(tmp_path):
     peer = peers.make(asked.network.experiment).double()
     peer.load_state_dict({key: torch.tensor(np.float64(a))
                           for key, a in in_torchs_layout(asked.network.params, []).items()})
-    start = np.random.default_rng(1).normal(40, 10, (1, 28, 28, 1)).astype(np.float32)
+    start = np.random.default_rng(1).normal(5, 15, (1, 28, 28, 1)).astype(np.float32)
     setting = Setting('noise', 4, 'constant', 2000.0, decay=0.01)
     climb = class_model.ascend(asked, asked.layers[-1], np.array([6]), setting, start)
     x, objective = torch.tensor(start.transpose(0, 3, 1, 2).astype(np.float64)), []
