@@ -3,7 +3,7 @@
 Without flags these are the small networks in this repository, on images that scikit-learn ships: its digits, and
 squares cut from its two photographs. With --networks they are others, on the data that they were trained and judged on.
 It writes a folder for each network, index.html, one page of all pictures, and methods.json: which method works on which
-network, and why others refuse.
+network, and why others refuse. What is there of other networks stays.
 """
 import datetime
 import json
@@ -60,6 +60,7 @@ LOOKS = (
 )
 SEARCHING = ('patches', 'deconvnet', 'evolution', 'embedding', 'adversarial_errors', 'transfer', 'correspondence')
 NETWORKS = flags.DEFINE_list('networks', [], 'instead of the small ones: PAPER:DIR or PAPER:FILE, or NAME=PAPER:DIR')
+LOOK_AT = flags.DEFINE_list('look_at', [], 'names of some of the networks; the others are there to be compared with')
 METHODS = flags.DEFINE_list('methods', [], 'only these')
 
 
@@ -67,16 +68,21 @@ def gallery() -> None:
     cli.prepare()
     folder = Path(FLAGS.output or 'runs/gallery').expanduser().absolute()
     folder.mkdir(parents=True, exist_ok=True)
+    path = folder / 'methods.json'
+    before = json.loads(path.read_text()) if path.exists() else {}
     networks = [_named(text) for text in NETWORKS.value] or _small(folder)
     wanted, own = METHODS.value, [f'--set={assignment}' for assignment in FLAGS.set]
     for method in wanted:
         require(method in visualize.METHODS, f'--methods: {method} is not known: choose from '
                                              f'{", ".join(visualize.METHODS)}.')
-    command, found = shlex.join(['python', '-m', 'launch.gallery', *sys.argv[1:]]), {}
+    chosen, found = LOOK_AT.value or [network.name for network in networks], {}
+    about = {'command': shlex.join(['python', '-m', 'launch.gallery', *sys.argv[1:]]), 'commit': workdir.commit(),
+             'date': datetime.date.today().isoformat()}
     for network in networks:
-        origin = trained.find(PAPERS[network.paper], network.path).origin
-        found[network.name] = {'paper': network.paper, 'origin': origin, 'methods': {}}
-    looks = [(network, words) for i, network in enumerate(networks)
+        if network.name in chosen:
+            origin = trained.find(PAPERS[network.paper], network.path).origin
+            found[network.name] = about | {'paper': network.paper, 'origin': origin, 'methods': {}}
+    looks = [(network, words) for i, network in enumerate(networks) if network.name in chosen
              for words in _looks(network, (networks + networks[:1])[i ^ 1]) if not wanted or words[0] in wanted]
     began = time.monotonic()
     for done, (network, words) in enumerate(looks):
@@ -87,8 +93,7 @@ def gallery() -> None:
             cli.say(f'Refused: {refusal}')
         methods = found[network.name]['methods']
         methods[words[0]] = refusal and methods.get(words[0], refusal)      # one look that works is enough
-    about = {'command': command, 'commit': workdir.commit(), 'date': datetime.date.today().isoformat()}
-    (folder / 'methods.json').write_text(json.dumps(about | {'networks': found}, indent=1, ensure_ascii=False) + '\n')
+        path.write_text(json.dumps(before | found, indent=1, ensure_ascii=False) + '\n')
     cli.say(f'Written: {page.write(folder, "Inside the classic ConvNets", visualize.ABOUT)} and methods.json')
 
 

@@ -134,9 +134,9 @@ def _looks(folder: Path, name: str) -> str:
     return '\n\n'.join([*parts, f'```\n{found["command"]}\n```']) + '\n'
 
 
-def _methods(found: dict[str, Any]) -> str:
+def _methods(networks: dict[str, Any]) -> str:
     """A row a method, a column a network: "works", or the number of a footnote that says why it is refused."""
-    networks, reasons = found['networks'], []
+    reasons = []
 
     def cell(reason: str | None) -> str:
         if reason is None:
@@ -150,8 +150,9 @@ def _methods(found: dict[str, Any]) -> str:
     lines += [_line((_escape(method), *(cell(network['methods'][method]) if method in network['methods'] else 'not run'
                                         for network in networks.values()))) for method in methods]
     lines += ['', *(f'{number}. {_escape(reason)}' for number, reason in enumerate(reasons, 1)), '',
-              *(f'- {_escape(name)}: {_escape(network["origin"])}' for name, network in networks.items()),
-              f'- Commit {found["commit"]}, {found["date"]}.', '', f'```\n{found["command"]}\n```']
+              *(f'- {_escape(name)}: {_escape(network["origin"])} (commit {network["commit"]}, {network["date"]})'
+                for name, network in networks.items()), '', '```',
+              *dict.fromkeys(network['command'] for network in networks.values()), '```']
     return '\n'.join(lines) + '\n'
 
 

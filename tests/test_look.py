@@ -94,8 +94,8 @@ def test_the_gallery_asks_every_network_and_keeps_what_is_refused(workdir, tmp_p
                       '--methods=kernels,evolution,receptive_field', cache=workdir.parent)
     assert done.returncode == 0, done.stderr
     found = json.loads((tmp_path / 'methods.json').read_text())
-    assert list(found['networks']) == ['one', 'alexnet']
-    for network in found['networks'].values():
+    assert list(found) == ['one', 'alexnet']
+    for network in found.values():
         assert network['methods']['kernels'] is None and network['methods']['receptive_field'] is None
         assert 'checkpoint.keep' in network['methods']['evolution']
     assert (tmp_path / 'one' / 'kernels-conv2.png').exists() and (tmp_path / 'index.html').exists()
@@ -109,8 +109,8 @@ def test_the_readme_of_the_gallery_says_which_methods_work_and_shows_what_was_fo
     methods = {'one': {'kernels': None, 'guided': 'No ReLU.'}, 'two': {'kernels': None, 'guided': 'No ReLU.'},
                'three': {'kernels': 'No kernel.'}}
     (folder / 'methods.json').write_text(json.dumps({
-        'command': 'python -m launch.gallery', 'commit': 'abc', 'date': 'today',
-        'networks': {name: {'origin': f'{name} here', 'methods': own} for name, own in methods.items()}}))
+        name: {'origin': f'{name} here', 'command': 'python -m launch.gallery', 'commit': 'abc', 'date': 'today',
+               'methods': own} for name, own in methods.items()}))
     (folder / 'net' / 'kernels.json').write_text(json.dumps({
         'method': 'kernels', 'statement': 'A *star*.', 'command': 'python -m launch.visualize',
         'table': {'columns': ['a', 'b'], 'rows': [['x', 1.5]]}}))
@@ -118,7 +118,7 @@ def test_the_readme_of_the_gallery_says_which_methods_work_and_shows_what_was_fo
     lines = text.splitlines()
     assert '| kernels | works | works | refused (1) |' in lines
     assert '| guided | refused (2) | refused (2) | not run |' in lines
-    assert '1. No kernel.' in lines and '2. No ReLU.' in lines and '- two: two here' in lines
+    assert '1. No kernel.' in lines and '2. No ReLU.' in lines and '- two: two here (commit abc, today)' in lines
     assert '![kernels](net/kernels.png)' in lines and r'A \*star\*.' in lines and '| x | 1.5 |' in lines
     (folder / 'net' / 'kernels.json').unlink()
     with pytest.raises(UsageError, match=re.escape("has a block 'net/kernels'")):
