@@ -210,7 +210,7 @@ def draw(request: Request, numbers: dict[str, Any], found: Sequence[Hidden], lab
         y, worst = sheet.top + 24 + i * tall, image['worst']
         sheet.image(left[0], y, SIDE, SIDE, own)
         _frame(sheet, left[0], y, size, worst['row'] - square // 2, worst['column'] - square // 2, square)
-        no_label = ['no label: what the network sees'] if label < 0 else []
+        no_label = ['no label: most likely'] if label < 0 else []
         _lines(sheet, left[0], y, [f'{image["image"]}: {image["name"]}', *no_label, 'orange: the worst place,',
                                    f'row {worst["row"]}, column {worst["column"]}'])
         probability, likely, activity = one.before

@@ -30,7 +30,7 @@ def look(request: Request, options: None, picture: Path) -> tuple[dict[str, Any]
         for image, query in zip(found['images'], near['queries']):
             image['votes'] = votes([entry['label'] for entry in query['nearest'][layer]], request.train)
         right = [image['votes'][0]['label'] == image['label'] for image in found['images']]
-        said = [f'Most of the {NEAREST} nearest images in {layer} have its label for {sum(right)} of them.']
+        said = [f'The commonest label of the {NEAREST} nearest images in {layer} is that of the image for {sum(right)}.']
         said += [f'The lower bars are shares among these, of {request.train.name}.']
     lines = [request.network.origin, f'{len(at)} images of {split.name}, central crop of {request.size} pixels', *said]
     draw(found, split, request.data, 'The most likely classes', lines, picture)
@@ -74,6 +74,10 @@ def statement(found: dict[str, Any]) -> str:
     places = [[entry['label'] for entry in image['top']].index(image['label']) + 1
               if image['label'] in {entry['label'] for entry in image['top']} else None for image in found['images']]
     most = max(len(image['top']) for image in found['images'])
+    if all(image['label'] < 0 for image in found['images']):
+        seen = ', '.join(f'{image["top"][0]["name"]} ({100 * image["top"][0]["probability"]:.0f} %)'
+                         for image in found['images'])
+        return f'Most likely in these {len(places)} images without labels, under the central crop: {seen}.'
     return (f'Of {len(places)} images, {places.count(1)} have their label as the most likely class and '
             f'{len(places) - places.count(None)} among the {most} most likely, under the central crop.')
 
