@@ -229,7 +229,7 @@ def _claims(folder: Path, paper: Paper) -> str:
         if 'steps' in results:
             rate = results['steps'] * results['batch_size'] * len(results.get('seeds', [0])) / results['seconds']
             lines += ['', _escape(f'Cost: `{name}` read {rate:,.0f} training images a second, evaluations included '
-                                  f'({results["machine"]}): {1e8 / rate / 86400:,.0f} days for 100 M.')]
+                                  f'({results["machine"]}): {_days(1e8 / rate / 86400)} for 100 M.')]
     return '\n'.join(lines[1:]) + '\n'
 
 
@@ -252,6 +252,10 @@ def _claim(row: Row, table: Table, paper: Paper, kept: Mapping[str, dict[str, An
     return (_escape(row.name), _escape(theirs or '-'), '; '.join(ours) or 'not run', f'`{command}`',
             f'{report.number(images / 1e6)} M' if images else '-',
             _escape('; '.join(paper.seen[name] for name in dict.fromkeys(row.members or (row.experiment,)))))
+
+
+def _days(count: float) -> str:
+    return f'{count:,.0f} day{"s" * (round(count) != 1)}'
 
 
 def _race(race: Race, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
