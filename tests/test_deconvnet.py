@@ -146,6 +146,14 @@ def test_the_gradient_of_a_network_without_relus_is_drawn_in_grey(tmp_path):
     assert np.ptp(left, axis=2).max() < 0.01 and ((left > 0.1) & (left < 0.4)).mean() > 0.01
 
 
+def test_projections_that_nothing_comes_down_to_are_counted_and_said(tmp_path):
+    asked = request('lenet5', 'paper', layer='F6', unit=(0, 1))
+    asked.network.params['F6']['bias'][0] = 1e3         # its tanh is flat there
+    numbers, said = deconvnet.look(asked, Options(rule='gradient', count=2), tmp_path / 'down.png')
+    assert [unit['blank'] for unit in numbers['found']] == [2, 0]
+    assert ' 2 projections are blank: no signal comes down' in said
+
+
 def test_likeness_is_the_mean_cosine_of_pairs():
     one = np.array([1.0, -1, 0, 0])
     assert deconvnet.resemblance([one, 2 * one + 5]) == pytest.approx(1)

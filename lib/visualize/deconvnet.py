@@ -90,7 +90,8 @@ def measure(request: Request, options: Options) -> tuple[dict[str, Any], list[tu
         whole = project(request, options.rule, layer, unit['unit'], split, chosen) if chosen else []
         down = [patches.cut(one, field, (patch['row'], patch['column']), 0) for one, patch in zip(whole, chosen)]
         seen = patches.cuts(request, split, field, unit)
-        unit |= {'projections_alike': resemblance(down), 'patches_alike': resemblance(seen)}
+        unit |= {'blank': sum(not one.any() for one in down), 'projections_alike': resemblance(down),
+                 'patches_alike': resemblance(seen)}
         pictures.append((down, seen))
     numbers = {'layer': layer, 'units': units.tolist(), 'data': split.name, 'searched': len(at), 'rule': options.rule,
                'receptive_field': field.receptive_field, 'count': min(options.count, len(at)), 'found': found,
@@ -114,6 +115,8 @@ def statement(numbers: dict[str, Any]) -> str:
         said += (f' Two projections of a unit have a mean cosine of {down:.2f}, their patches {seen:.2f}, each less '
                  'its mean.')
     idle = sum(not unit['patches'] for unit in numbers['found'])
+    blank = sum(unit['blank'] for unit in numbers['found'])
+    said += f' {blank} projections are blank: no signal comes down, as from a saturated unit.' if blank else ''
     return said + (f' {idle} of the units are active in none of the images.' if idle else '')
 
 
