@@ -9,7 +9,7 @@ from lib.data.sources import Split
 from lib.experiment import UsageError
 from lib.visualize import embedding
 from lib.visualize.embedding import Options
-from tests.test_receptive_field import request
+from tests.random_networks import request
 
 COUNT = 60
 

@@ -7,7 +7,7 @@ import pytest
 from lib.experiment import UsageError
 from lib.visualize import segmentation
 from lib.visualize.segmentation import Box, Options
-from tests.test_receptive_field import request
+from tests.random_networks import request
 
 OBJECT, SECOND = Box(12, 20, 30, 44), Box(40, 4, 46, 10)
 
