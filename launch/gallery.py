@@ -3,7 +3,8 @@
 Without flags these are the small networks in this repository, on images that scikit-learn ships: its digits, and
 squares cut from its two photographs. With --networks they are others, on the data that they were trained and judged on.
 It writes a folder for each network, index.html, one page of all pictures, and methods.json: which method works on which
-network, and why others refuse. What is there of other networks stays.
+network, and why others refuse. What is there of other networks stays. --set sets what launch.visualize sets, for the
+method that it names or, as for --set data.validation_split=validation[:100], for all.
 """
 import datetime
 import json
@@ -153,6 +154,7 @@ def _look(network: Network, words: list[str], folder: Path, own: list[str]) -> s
     method, *rest = words
     where = 'workdir' if Path(network.path).expanduser().is_dir() else 'weights'
     images = network.images and 'images' in visualize.METHODS[method][0].takes and method != 'class_model'
+    own = [flag for flag in own if flag.startswith(tuple(f'--set={name}.' for name in ('data', 'evaluation', method)))]
     given = [network.paper, f'--{where}={network.path}', f'--method={method}', *rest, *network.flags, *own,
              *([f'--images={network.images[method in SEARCHING]}'] if images else []),
              *([f'--unit={network.classes}'] if network.classes and method == 'class_model' else [])]

@@ -174,8 +174,8 @@ def draw(request: Request, found: dict[str, Any], before: np.ndarray, after: np.
     in blue where it sees the class of the label."""
     height = len(before) * (SIDE + BELOW + 22) - 22
     sheet = Sheet(3 * SIDE + 2 * GAP, height, f'Adversarial images: {KINDS[found["kind"]]}',
-                  [request.network.origin, f'images of {found["data"]}, central crop of {request.size} pixels; '
-                                           'predictions are of files of 8 bits; blue: as labelled'])
+                  [request.network.origin, f'images of {found["data"]}, central crop of {request.size} pixels',
+                   'predictions are of files of 8 bits; blue: as labelled'])
     for i, image in enumerate(found['found']):
         y = sheet.top + i * (SIDE + BELOW + 22)
         change = after[i].astype(np.float32) - before[i]
