@@ -282,7 +282,8 @@ def _look_later(request: Request, layer: str, options: Options, lines: list[str]
     said = (f'{weights.shape[-1]} kernels, {len(silent)} dead (norm below {options.dead:g} of the median), '
             f'{len(alike)} near-duplicates (correlation of at least {options.duplicate:g} with an earlier one'
             f'{" of the group" * (groups > 1)}).')
-    draw_later(weights, groups, units, options.slices, f'Kernels of {layer}', [*lines, said, *note], picture)
+    counts = f'{weights.shape[-1]} kernels, {len(silent)} dead, {len(alike)} near-duplicates'
+    draw_later(weights, groups, units, options.slices, f'Kernels of {layer}', [*lines, counts, *note], picture)
     return {'layer': layer, 'units': units.tolist(), 'kernels': weights.shape[-1], 'dead': silent,
             'duplicates': alike}, ' '.join([f'{layer}: {said}', *note])
 

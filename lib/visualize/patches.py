@@ -15,7 +15,7 @@ from rich.progress import track
 from lib.data.sources import Split
 from lib.experiment import require
 from lib.geometry import Layer
-from lib.visualize import GREY, MARGIN, Sheet, class_name
+from lib.visualize import FAINT, GREY, MARGIN, Sheet, class_name
 from lib.visualize.request import Method, Request
 
 OUTSIDE = 128               # grey, of what lies outside the image or is not seen
@@ -160,7 +160,7 @@ def statement(numbers: dict[str, Any]) -> str:
             f'{len(numbers["found"])} units of {numbers["layer"]} is most active, each image with its best place only.'
             + (f' In the mean {common} of those of a unit have the same class, and {numbers["by_chance"]:.1f} of as '
                'many random images do.' if numbers['by_chance'] else '')
-            + (f' {idle} of the units are active in none.' if idle else ''))
+            + (f' Active in none of them: {idle} of the units.' if idle else ''))
 
 
 def table(found: list[dict[str, Any]]) -> dict[str, Any]:
@@ -192,7 +192,7 @@ def words(layer: Layer, size: int) -> str:
         return f'{layer.name} has no places: whole images of {size} pixels'
     side, kind = layer.receptive_field, ' of its widest branch' if layer.kind == 'concatenation' else ''
     if side >= size:
-        return f'the receptive field{kind} of {side} pixels is wider than the image; what it does not reach is grey'
+        return f'the receptive field{kind}, {side} pixels, is at least the image; what it does not reach is grey'
     return f'patches are its receptive field{kind}, {side} of {size} pixels; grey lies outside the image'
 
 
@@ -222,7 +222,11 @@ def labels(unit: dict[str, Any]) -> list[str]:
 
 def grid(sheet: Sheet, x: float, y: float, pictures: Sequence[np.ndarray], count: int,
          below: Sequence[str] = ()) -> None:
-    """Up to `count` square pictures, row by row, in a square of BLOCK pixels, with a text below each."""
+    """Up to `count` square pictures, row by row, in a square of BLOCK pixels, with a text below each. Without any
+    the square says that the unit is silent."""
+    if not pictures:
+        sheet.box(x, y, BLOCK, BLOCK, FAINT)
+        sheet.text(x + BLOCK / 2, y + BLOCK / 2 - 8, 'silent', BLOCK, color=GREY, ha='center')
     columns = math.ceil(math.sqrt(count))
     side = (BLOCK + GAP) / columns - GAP
     for k, picture in enumerate(pictures):

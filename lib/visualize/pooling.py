@@ -105,17 +105,18 @@ def draw(request: Request, split: Split, at: np.ndarray, pixels: np.ndarray, sho
         f'side are left; the maps of {layer} are spread out again'])
     for i, (image, whole, one, unit) in enumerate(zip(at, pixels, maps, strongest)):
         y = sheet.top + i * 2 * (SIDE + 26)
-        scale = one[..., unit].max() or 1
+        low = min(one[..., unit].min(), 0)
+        scale = one[..., unit].max() - low or 1
         above = [(whole / 255, f'image {image}: {class_name(split, split.labels[image])}'),
                  *((shown[name][i] / 255, f'{name} pooling') for name in KINDS)]
-        below = [(one[..., unit] / scale, f'{layer}, map {unit}'),
-                 *((inside[name][i][..., unit] / scale, f'{name} pooling') for name in KINDS)]
+        below = [((one[..., unit] - low) / scale, f'{layer}, map {unit}'),
+                 *(((inside[name][i][..., unit] - low) / scale, f'{name} pooling') for name in KINDS)]
         for row, panels in enumerate((above, below)):
             for j, (panel, words) in enumerate(panels):
                 x, top = MARGIN + j * (SIDE + GAP), y + row * (SIDE + 26)
                 panel = panel if panel.ndim == 3 else np.repeat(panel[..., None], 3, axis=2)
                 sheet.image(x, top, SIDE, SIDE, np.clip(panel, 0, 1))
-                sheet.text(x, top + SIDE + 3, words if panel.any() else f'{words}: zero everywhere', SIDE, color=GREY)
+                sheet.text(x, top + SIDE + 3, words if panel.any() else f'{words}: all black', SIDE, color=GREY)
     sheet.save(path)
 
 
