@@ -54,6 +54,7 @@ def test_units_are_followed_over_the_checkpoints(tmp_path):
     assert [unit['like_last'][0] for unit in numbers['found']][2:] == [None, pytest.approx(1)]
     assert numbers['found'][3]['image_of_last'] == [True, True]
     assert numbers['found'][2]['image_of_last'] == [False, True]
+    assert first[0]['image'] != first[1]['image'] and numbers['found'][0]['image_of_last'] == [False, True]
 
 
 def test_the_picture_and_the_statement_tell_each_checkpoint(tmp_path):
