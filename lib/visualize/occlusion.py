@@ -170,7 +170,7 @@ def _table(images: Sequence[dict[str, Any]], layer: str) -> dict[str, Any]:
     rows = [[image['image'], image['name'], f'{image["without"]["probability"]:.3f}',
              f'{image["worst"]["probability"]:.3f}', f'{image["worst"]["row"]}, {image["worst"]["column"]}',
              image['worst']['likely'], f'{100 * image["other"]:.0f} %', image['unit'],
-             f'{image["without"]["activity"]:.3g}', '{:.3g} to {:.3g}'.format(*image['activity'])] for image in images]
+             f'{image["without"]["activity"]:.4g}', '{:.4g} to {:.4g}'.format(*image['activity'])] for image in images]
     return {'columns': ['image', 'true class', 'its probability', 'at the worst place', 'row, column',
                         'most likely there', 'another class', f'map of {layer}', 'its activity', 'with the square'],
             'rows': rows}
@@ -217,8 +217,8 @@ def draw(request: Request, numbers: dict[str, Any], found: Sequence[Hidden], lab
         _shade(sheet, left[1], y, one.probability, '.3f')
         _lines(sheet, left[1], y + LINE, [f'{probability:.3f} without the square'])
         _classes(sheet, left[2], y, one, legend)
-        _shade(sheet, left[3], y, one.activity, '.3g')
-        _lines(sheet, left[3], y + LINE, [f'{activity:.3g} without the square', f'total activity of map {one.unit},',
+        _shade(sheet, left[3], y, one.activity, '.4g')
+        _lines(sheet, left[3], y + LINE, [f'{activity:.4g} without the square', f'total activity of map {one.unit},',
                                           'as asked for' if request.unit else 'the strongest without it'])
     sheet.save(path)
 
