@@ -61,7 +61,8 @@ def test_the_picture_and_the_statement_tell_each_checkpoint(tmp_path):
     asked = trained(tmp_path / 'checkpoints', unit=(2, 3))
     numbers, said = evolution.look(asked, Options(), tmp_path / 'evolution.png')
     assert 'each of 2 units of conv1 in 6 images of noise, at 2 checkpoints from epoch 1 to 2' in said
-    assert 'that of the last checkpoint for 1 of the units at the first one' in said
+    assert 'at epoch 1 the image is that of the last checkpoint for 1 of the units, and' in said
+    assert said.count(' 1.00') == 1 and 'at epoch 2 ' not in said
     assert [row[:4] for row in numbers['table']['rows']] == [['1', 10, 1, 1], ['2', 20, 0, 2]]
     assert image.imread(tmp_path / 'evolution.png').std() > 0.05
 

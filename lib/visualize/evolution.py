@@ -13,7 +13,7 @@ from lib.visualize import FAINT, GREY, MARGIN, Sheet, deconvnet, patches
 from lib.visualize.deconvnet import Rule
 from lib.visualize.request import Method, Request
 
-WIDTH, WIDEST, GAP, HEAD, BELOW = 920, 220, 6, 26, 46
+WIDTH, WIDEST, GAP, BETWEEN, HEAD, BELOW = 920, 200, 6, 40, 26, 46
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,29 +110,34 @@ def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, A
 
 
 def statement(numbers: dict[str, Any]) -> str:
-    first, before = numbers['table']['rows'][0], numbers['table']['rows'][-2]
+    rows = numbers['table']['rows'][:-1]
+    told = rows if len(rows) == 1 else [rows[0], rows[-1]]
+    said = '; '.join(f'at epoch {row[0]} the image is that of the last checkpoint for {row[3]} of the units, and the '
+                     f'mean cosine of their projections with the last ones, each less its mean, {row[4]}'
+                     for row in told)
     return (f'The strongest activation of each of {len(numbers["found"])} units of {numbers["layer"]} in '
             f'{numbers["searched"]:,} images of {numbers["data"]}, at {len(numbers["steps"])} checkpoints from epoch '
-            f'{numbers["epochs"][0]:.3g} to {numbers["epochs"][-1]:.3g}. The image is that of the last checkpoint for '
-            f'{first[3]} of the units at the first one and for {before[3]} at the last but one; the projections have '
-            f'a mean cosine with those of the last checkpoint of {first[4]} and {before[4]}, each less its mean.')
+            f'{numbers["epochs"][0]:.3g} to {numbers["epochs"][-1]:.3g}: {said}.')
 
 
 def draw(request: Request, numbers: dict[str, Any], cells: list[list[Cell | None]], picture: Path) -> None:
-    """Draws a row a unit and a column a checkpoint: the projection, and below it the patch that caused it."""
+    """Draws of each unit a column a checkpoint: the projection, and below it the patch that caused it. Units stand
+    beside each other where checkpoints are few."""
     layer, columns = request.geometry[numbers['layer']], len(numbers['steps'])
     side = min((WIDTH + GAP) / columns - GAP, WIDEST)
-    tall = HEAD + 2 * (side + GAP) + BELOW
-    sheet = Sheet(columns * (side + GAP) - GAP, round(len(cells) * tall - 20),
+    wide, tall = columns * (side + GAP) - GAP, HEAD + 2 * (side + GAP) + BELOW
+    across = max(1, min(len(cells), int((WIDTH + BETWEEN) / (wide + BETWEEN))))
+    sheet = Sheet(round(across * (wide + BETWEEN) - BETWEEN), round(-(-len(cells) // across) * tall - 20),
                   f'{deconvnet.NAMES[numbers["rule"]]} of {layer.name} in the course of training',
-                  [request.network.origin, f'the strongest activation in {numbers["searched"]:,} images of '
-                   f'{numbers["data"]}; each projection has its own contrast around mid-grey',
-                   f'below each the patch that caused it: {patches.words(layer, request.size)}'])
+                  [request.network.origin,
+                   f'the strongest activation in {numbers["searched"]:,} images of {numbers["data"]}',
+                   'each projection has its own contrast around mid-grey; below it the patch that caused it',
+                   patches.words(layer, request.size)])
     for k, (unit, row) in enumerate(zip(numbers['found'], cells)):
-        y = sheet.top + k * tall
-        sheet.text(MARGIN, y, f'{layer.name}, unit {unit["unit"]}', sheet.width - 2 * MARGIN, size=15, weight='bold')
+        left, y = MARGIN + k % across * (wide + BETWEEN), sheet.top + k // across * tall
+        sheet.text(left, y, f'{layer.name}, unit {unit["unit"]}', wide, size=15, weight='bold')
         for j, (cell, patch, epoch) in enumerate(zip(row, unit['strongest'], numbers['epochs'])):
-            x, top = MARGIN + j * (side + GAP), y + HEAD
+            x, top = left + j * (side + GAP), y + HEAD
             below = top + 2 * (side + GAP)
             if cell is None:
                 sheet.box(x, top, side, 2 * side + GAP, FAINT)
