@@ -62,7 +62,7 @@ LOOKS = (
 SEARCHING = ('patches', 'deconvnet', 'evolution', 'embedding', 'adversarial_errors', 'transfer', 'correspondence')
 NETWORKS = flags.DEFINE_list('networks', [], 'instead of the small ones: PAPER:DIR or PAPER:FILE, or NAME=PAPER:DIR')
 LOOK_AT = flags.DEFINE_list('look_at', [], 'names of some of the networks; the others are there to be compared with')
-METHODS = flags.DEFINE_list('methods', [], 'only these')
+METHODS = flags.DEFINE_list('methods', [], 'only these; what is known of others stays')
 
 
 def gallery() -> None:
@@ -77,12 +77,14 @@ def gallery() -> None:
         require(method in visualize.METHODS, f'--methods: {method} is not known: choose from '
                                              f'{", ".join(visualize.METHODS)}.')
     chosen, found = LOOK_AT.value or [network.name for network in networks], {}
-    about = {'command': shlex.join(['python', '-m', 'launch.gallery', *sys.argv[1:]]), 'commit': workdir.commit(),
-             'date': datetime.date.today().isoformat()}
+    command = shlex.join(['python', '-m', 'launch.gallery', *sys.argv[1:]])
+    about = {'commit': workdir.commit(), 'date': datetime.date.today().isoformat()}
     for network in networks:
         if network.name in chosen:
-            origin = trained.find(PAPERS[network.paper], network.path).origin
-            found[network.name] = about | {'paper': network.paper, 'origin': origin, 'methods': {}}
+            known = before.get(network.name, {}) if wanted else {}
+            found[network.name] = about | {
+                'commands': [*known.get('commands', []), command], 'methods': known.get('methods', {}),
+                'origin': trained.find(PAPERS[network.paper], network.path).origin}
     looks = [(network, words) for i, network in enumerate(networks) if network.name in chosen
              for words in _looks(network, (networks + networks[:1])[i ^ 1]) if not wanted or words[0] in wanted]
     began = time.monotonic()

@@ -152,7 +152,7 @@ def _methods(networks: dict[str, Any]) -> str:
     lines += ['', *(f'{number}. {_escape(reason)}' for number, reason in enumerate(reasons, 1)), '',
               *(f'- {_escape(name)}: {_escape(network["origin"])} (commit {network["commit"]}, {network["date"]})'
                 for name, network in networks.items()), '', '```',
-              *dict.fromkeys(network['command'] for network in networks.values()), '```']
+              *dict.fromkeys(command for network in networks.values() for command in network['commands']), '```']
     return '\n'.join(lines) + '\n'
 
 

@@ -109,7 +109,7 @@ def test_the_readme_of_the_gallery_says_which_methods_work_and_shows_what_was_fo
     methods = {'one': {'kernels': None, 'guided': 'No ReLU.'}, 'two': {'kernels': None, 'guided': 'No ReLU.'},
                'three': {'kernels': 'No kernel.'}}
     (folder / 'methods.json').write_text(json.dumps({
-        name: {'origin': f'{name} here', 'command': 'python -m launch.gallery', 'commit': 'abc', 'date': 'today',
+        name: {'origin': f'{name} here', 'commands': ['python -m launch.gallery'], 'commit': 'abc', 'date': 'today',
                'methods': own} for name, own in methods.items()}))
     (folder / 'net' / 'kernels.json').write_text(json.dumps({
         'method': 'kernels', 'statement': 'A *star*.', 'command': 'python -m launch.visualize',
