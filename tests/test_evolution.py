@@ -67,6 +67,18 @@ def test_the_picture_and_the_statement_tell_each_checkpoint(tmp_path):
     assert image.imread(tmp_path / 'evolution.png').std() > 0.05
 
 
+def test_projections_that_nothing_comes_down_to_are_said_to_be_blank(tmp_path):
+    order = (0, 1, 2, 3)
+    asked = trained(tmp_path / 'checkpoints', unit=(0, 3), steps=[(1, order, (1, 1, 1, 1)), (2, order, (9, 9, 9, 9))])
+    kernel = asked.network.params[LAYER]['kernel']
+    silenced = asked.network.params | {LAYER: {'kernel': 0 * kernel, 'bias': np.ones(4, np.float32)}}
+    with Checkpoints(tmp_path / 'checkpoints') as checkpoints:
+        checkpoints.save(1, {'params': silenced}, {'epoch': 1})
+    numbers, said = evolution.look(asked, Options(), tmp_path / 'evolution.png')
+    assert [unit['blank'] for unit in numbers['found']] == [[True, False]] * 2
+    assert said.endswith(' 2 projections are blank: no signal comes down, as from a saturated unit.')
+
+
 def test_checkpoints_are_evenly_chosen_with_the_first_and_last_and_without_damaged_ones(tmp_path):
     steps = [(step, (0, 1, 2, 3), (50, 50, 50, 50)) for step in (1, 2, 3, 4, 5, 6)]
     asked = trained(tmp_path, steps=steps)

@@ -80,6 +80,7 @@ def measure(request: Request, options: Options) -> tuple[dict[str, Any], list[li
             else:
                 row.insert(0, None)
     for own, row in zip(found, cells):
+        own['blank'] = [one is not None and not one.projection.any() for one in row]
         last = own['strongest'][-1]
         own['image_of_last'] = [bool(last and one and one['image'] == last['image']) for one in own['strongest']]
         own['like_last'] = [deconvnet.resemblance([one.projection, row[-1].projection]) if one and row[-1] else None
@@ -115,9 +116,11 @@ def statement(numbers: dict[str, Any]) -> str:
     said = '; '.join(f'at epoch {row[0]} the image is that of the last checkpoint for {row[3]} of the units, and the '
                      f'mean cosine of their projections with the last ones, each less its mean, {row[4]}'
                      for row in told)
+    blank = sum(sum(unit['blank']) for unit in numbers['found'])
     return (f'The strongest activation of each of {len(numbers["found"])} units of {numbers["layer"]} in '
             f'{numbers["searched"]:,} images of {numbers["data"]}, at {len(numbers["steps"])} checkpoints from epoch '
-            f'{numbers["epochs"][0]:.3g} to {numbers["epochs"][-1]:.3g}: {said}.')
+            f'{numbers["epochs"][0]:.3g} to {numbers["epochs"][-1]:.3g}: {said}.'
+            + (f' {blank} projections are blank: no signal comes down, as from a saturated unit.' if blank else ''))
 
 
 def draw(request: Request, numbers: dict[str, Any], cells: list[list[Cell | None]], picture: Path) -> None:
@@ -144,6 +147,8 @@ def draw(request: Request, numbers: dict[str, Any], cells: list[list[Cell | None
                 sheet.text(x + side / 2, top + side - 6, 'silent', side, color=GREY, ha='center')
             else:
                 sheet.image(x, top, side, side, deconvnet.contrasted(cell.projection))
+                if not cell.projection.any():
+                    sheet.text(x + side / 2, top + side / 2 - 8, 'blank', side, color='white', ha='center')
                 sheet.image(x, top + side + GAP, side, side, cell.patch)
                 name = f'{patch["image"]}: {patch["name"]}'.removesuffix(': ')
                 sheet.text(x, below + 14, name, side, size=11, color=GREY)
