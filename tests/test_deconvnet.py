@@ -107,14 +107,20 @@ def test_a_projection_is_the_activation_alone_brought_down_to_the_pixels():
     asked = request('alexnet', 'quickstart', changes, images=4, layer='conv2', unit=(1,))
     numbers, ((down, seen),) = deconvnet.measure(asked, Options(count=3))
     field = asked.geometry['conv2']
+
+    def outputs(pixels):
+        with backward.under(DECONVNET):
+            return asked.network.task.activations(asked.params, asked.enter(pixels))['conv2']
+
+    bring = jax.jit(lambda pixels, signal: jax.vjp(outputs, pixels)[1](signal)[0])
     assert len(down) == len(seen) == len(numbers['found'][0]['patches']) > 0
     for one, patch in zip(down, numbers['found'][0]['patches']):
         pixels = asked.pixels(asked.judged, np.array([patch['image']])).astype(np.float32)
-        found, bring = jax.vjp(lambda pixels: _under_deconvnet(asked, pixels), pixels)
+        found = asked.activations('conv2', pixels)
         assert found[0, patch['row'], patch['column'], 1] == found[0, ..., 1].max() > 0
         signal = np.zeros(found.shape, np.float32)
         signal[0, patch['row'], patch['column'], 1] = patch['activation']
-        whole = np.asarray(bring(signal)[0])[0]
+        whole = np.asarray(bring(pixels, signal))[0]
         corner = [field.start + field.jump * i for i in (patch['row'], patch['column'])]
         expected = np.zeros_like(one)
         for i, j in np.ndindex(one.shape[:2]):
@@ -123,11 +129,6 @@ def test_a_projection_is_the_activation_alone_brought_down_to_the_pixels():
                 expected[i, j] = whole[row, column]
         np.testing.assert_allclose(one, expected, atol=1e-4 * abs(whole).max())
         assert np.abs(whole).sum() == pytest.approx(np.abs(one).sum(), rel=1e-4)       # nothing lies outside the field
-
-
-def _under_deconvnet(asked, pixels):
-    with backward.under(DECONVNET):
-        return asked.network.task.activations(asked.params, asked.enter(pixels))['conv2']
 
 
 @pytest.mark.parametrize('rule', ['deconvnet', 'guided'])
