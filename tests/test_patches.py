@@ -7,7 +7,7 @@ import pytest
 from matplotlib import image
 
 from lib.experiment import UsageError
-from lib.visualize import patches
+from lib.visualize import FAINT, SHARPNESS, patches
 from lib.visualize.patches import Options
 from tests.random_networks import SMALL, request
 
@@ -94,8 +94,11 @@ def test_classes_are_counted_and_a_silent_unit_is_said(tmp_path):
     assert idle == {'unit': 0, 'patches': [], 'commonest': None, 'of_it': 0}
     assert len(active['patches']) == 4 and active['commonest'] == 'one' and active['of_it'] == 4
     assert 'In the mean 4.0 of those of a unit have the same class, and 4.0 of as many' in said
-    assert said.endswith('1 of the units are active in none.') and 'the 4 in which each of 2 units of conv1' in said
-    assert image.imread(tmp_path / 'patches.png').std() > 0.05
+    assert said.endswith(' Active in none of them: 1 of the units.')
+    assert 'the 4 in which each of 2 units of conv1' in said
+    drawn = image.imread(tmp_path / 'patches.png')[..., :3]
+    faint = (abs(drawn - int(FAINT[1:3], 16) / 255).max(2) < 0.01).sum()
+    assert drawn.std() > 0.05 and faint > 0.9 * (SHARPNESS * patches.BLOCK)**2      # the silent unit's square
 
 
 def test_the_share_by_chance_is_that_of_random_images():

@@ -117,7 +117,7 @@ def statement(numbers: dict[str, Any]) -> str:
     idle = sum(not unit['patches'] for unit in numbers['found'])
     blank = sum(unit['blank'] for unit in numbers['found'])
     said += f' {blank} projections are blank: no signal comes down, as from a saturated unit.' if blank else ''
-    return said + (f' {idle} of the units are active in none of the images.' if idle else '')
+    return said + (f' Active in none of the images: {idle} of the units.' if idle else '')
 
 
 def table(found: list[dict[str, Any]]) -> dict[str, Any]:
