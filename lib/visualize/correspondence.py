@@ -41,7 +41,7 @@ DRAWN, COLUMNS, SIDE, GAP, BAR = 10, 5, 134, 12, 24
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """The paper does not give the size of its square, its steps or the grey: these are our choices."""
+    """The paper does not give the size of its square or the grey: these are our choices."""
     parts: str | None = None    # a JSON file, {"IMAGE NUMBER": {"right eye": [ROW, COLUMN], ...}, ...}: the middles of
     #                             parts in pixels of the crop that the network sees; none for five fixed places
     square: int | None = None   # pixels a side; none for a fifth of the image

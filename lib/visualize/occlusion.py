@@ -201,7 +201,7 @@ def draw(request: Request, numbers: dict[str, Any], found: Sequence[Hidden], lab
     tall = SIDE + max(BELOW, *map(len, legends)) * LINE + 26
     rest = f'; the first {len(drawn)} are drawn' if len(drawn) < len(found) else ''
     sheet = Sheet(4 * (SIDE + GAP) - GAP, 24 + len(drawn) * tall - 20, 'What a grey square hides', [
-        request.network.origin, f'{len(found)} images of {numbers["data"]}{rest}',
+        request.network.origin, f'{len(found)} image{"s" * (len(found) > 1)} of {numbers["data"]}{rest}',
         f'a square of {square} of {size} pixels, of grey {numbers["grey"]}; a cell of a map lies where its middle was'])
     left = [MARGIN + k * (SIDE + GAP) for k in range(4)]
     for x, heading in zip(left, ('the image', 'p(true class)', 'most likely class', f'a map of {layer}')):
