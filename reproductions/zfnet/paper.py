@@ -77,7 +77,7 @@ COUNTS = {
 }
 
 # Section 4.1 compares parts of dog faces while one is covered; lower is a tighter correspondence.
-_OCCLUSION = 'the occlusion measure comes with launch.visualize'
+_OCCLUSION = 'where the parts of the dogs lie is not public; the measure: launch.visualize --method=correspondence'
 TABLE_1 = Table(
     title='Table 1, correspondence of parts: a Hamming distance, not an error',
     data='five images of dogs',
