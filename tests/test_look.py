@@ -118,7 +118,8 @@ def test_the_readme_of_the_gallery_says_which_methods_work_and_shows_what_was_fo
     lines = text.splitlines()
     assert '| kernels | works | works | refused (1) |' in lines
     assert '| guided | refused (2) | refused (2) | not run |' in lines
-    assert '1. No kernel.' in lines and '2. No ReLU.' in lines and '- two: two here (commit abc, today)' in lines
+    assert [line for line in lines if line[:1].isdigit()] == ['1. No kernel.', '2. No ReLU.']
+    assert '- two: two here (commit abc, today)' in lines
     assert '![kernels](net/kernels.png)' in lines and r'A \*star\*.' in lines and '| x | 1.5 |' in lines
     (folder / 'net' / 'kernels.json').unlink()
     with pytest.raises(UsageError, match=re.escape("has a block 'net/kernels'")):

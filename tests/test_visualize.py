@@ -67,9 +67,16 @@ def test_the_statement_counts_first_places_and_places_among_the_top():
                                                    'among the 3 most likely')
 
 
+def test_the_nearest_images_vote_the_commonest_label_first():
+    found = predictions.votes([3, 1, 3, 2, 1, 3, 0, 5, 6, 6], split('train', 1))
+    assert [(entry['label'], entry['probability']) for entry in found] == [(3, 0.3), (1, 0.2), (6, 0.2), (0, 0.1),
+                                                                           (2, 0.1)]
+    assert [entry['name'] for entry in found][:2] == ['hen', 'goldfish']
+
+
 def test_classes_have_short_names_or_a_number():
     judged = split('some', 1)
-    assert [class_name(judged, label) for label in (0, 4, 5)] == ['tench', 'kite', 'class 5']
+    assert [class_name(judged, label) for label in (0, 4, 5, -1)] == ['tench', 'kite', 'class 5', 'no label']
 
 
 # ---------------------------------------------------------------------------------------------- neighbours
