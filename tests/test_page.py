@@ -1,8 +1,10 @@
 """The page of a folder's pictures: it holds them all, needs nothing else, and says of each what it shows."""
 import base64
 import html.parser
+import io
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -34,15 +36,15 @@ class Reader(html.parser.HTMLParser):
         self.text += data
 
 
-def look(folder, name, **about):
-    Image.new('RGB', (8, 4), (200, 30, 30)).save(folder / f'{name}.png')
+def look(folder, name, size=(8, 4), **about):
+    Image.new('RGB', size, (200, 30, 30)).save(folder / f'{name}.png')
     (folder / f'{name}.json').write_text(json.dumps(about))
 
 
 def test_the_page_holds_its_pictures_and_says_of_each_what_it_shows(tmp_path):
     (tmp_path / 'other').mkdir()
-    look(tmp_path / 'other', 'saliency', method='saliency', statement='50 < 60 & "so on".', network='net <b>',
-         layer='fc7', units=[3, 17], images=[{'image': 4, 'label': 1}], parameters={'steps': 5},
+    look(tmp_path / 'other', 'saliency', (2000, 1000), method='saliency', statement='50 < 60 & "so on".',
+         network='net <b>', layer='fc7', units=[3, 17], images=[{'image': 4, 'label': 1}], parameters={'steps': 5},
          command='python -m launch.x', table={'columns': ['epsilon', 'error'], 'rows': [['0.1', 99.5]]})
     look(tmp_path, 'kernels', method='kernels', statement='96 kernels.', parameters={})
     (tmp_path / 'alone.json').write_text('{}')
@@ -50,8 +52,10 @@ def test_the_page_holds_its_pictures_and_says_of_each_what_it_shows(tmp_path):
     text = path.read_text()
     read = Reader(text)
     assert read.open == [] and path.name == 'index.html'
-    pictures = [base64.b64decode(source.removeprefix('data:image/png;base64,')) for source in read.sources]
-    assert pictures == [(tmp_path / name).read_bytes() for name in ('kernels.png', 'other/saliency.png')]
+    pictures = [Image.open(io.BytesIO(base64.b64decode(source.removeprefix('data:image/jpeg;base64,'))))
+                for source in read.sources]
+    assert [picture.size for picture in pictures] == [(8, 4), (1000, 500)]
+    assert all(np.abs(np.subtract(picture.getpixel((3, 2)), (200, 30, 30))).max() < 8 for picture in pictures)
     assert read.links == ['#kernels', '#saliency'] and 'http' not in text
     for said in ('Inside <net>', '96 kernels.', '50 < 60 & "so on".', 'net <b>', 'fc7', '3, 17', 'steps 5',
                  'python -m launch.x', 'epsilon', '99.5', 'What a class score depends on.'):

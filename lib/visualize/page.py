@@ -1,14 +1,18 @@
 """One HTML page of all pictures in a folder. It holds them itself, needs no network, and is readable on a phone."""
 import base64
 import html
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from lib.experiment import UsageError
 
 NAME = 'index.html'
+WIDEST = 1000               # pixels of a picture in the page; the file beside it may have more
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 0 auto; padding: 1rem }
 h1 { font-size: 1.5rem } h2 { font-size: 1.2rem; margin-top: 2.5rem; border-top: 1px solid #ddd; padding-top: 1rem }
@@ -61,12 +65,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _figure(path: Path, about: dict[str, Any]) -> str:
-    picture = base64.b64encode(path.with_suffix('.png').read_bytes()).decode()
+    picture = base64.b64encode(reduced(path.with_suffix('.png'))).decode()
     facts = ''.join(f'<dt>{name}</dt><dd>{_words(about[name])}</dd>' for name in FACTS if about.get(name))
     table = f'<div class="table">{_table(**about["table"])}</div>' if 'table' in about else ''
     return (f'<figure><img alt="{html.escape(about["statement"], quote=True)}" '
-            f'src="data:image/png;base64,{picture}"><figcaption><p>{html.escape(about["statement"])}</p>{table}'
+            f'src="data:image/jpeg;base64,{picture}"><figcaption><p>{html.escape(about["statement"])}</p>{table}'
             f'<dl>{facts}</dl></figcaption></figure>')
+
+
+def reduced(path: Path) -> bytes:
+    """A picture as JPEG of at most WIDEST pixels, a small part of the bytes of its PNG."""
+    with Image.open(path) as whole:
+        image = whole.convert('RGB')
+    if image.width > WIDEST:
+        image = image.resize((WIDEST, round(image.height * WIDEST / image.width)), Image.Resampling.LANCZOS)
+    found = io.BytesIO()
+    image.save(found, 'JPEG', quality=88)
+    return found.getvalue()
 
 
 def _words(value: Any) -> str:
