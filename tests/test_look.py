@@ -2,6 +2,7 @@
 launch.gallery, which does it for many."""
 import json
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -24,9 +25,10 @@ def workdir(tmp_path_factory):
 
 
 def look(*words):
-    """The command in this process, which saves its start."""
+    """The command in this process, which saves its start and leaves the settings of the tests as they are."""
     FLAGS.unparse_flags()
-    visualize.main(cli.parse_after_name(['launch.visualize', *words]), list(words))
+    with mock.patch.object(cli, 'prepare'):
+        visualize.main(cli.parse_after_name(['launch.visualize', *words]), list(words))
 
 
 def test_the_command_writes_a_picture_its_numbers_and_the_page(workdir):
