@@ -82,8 +82,9 @@ def gallery() -> None:
     for network in networks:
         if network.name in chosen:
             known = before.get(network.name, {}) if wanted else {}
+            others = {method: reason for method, reason in known.get('methods', {}).items() if method not in wanted}
             found[network.name] = about | {
-                'commands': [*known.get('commands', []), command], 'methods': known.get('methods', {}),
+                'commands': [*known.get('commands', []), command], 'methods': others,
                 'origin': trained.find(PAPERS[network.paper], network.path).origin}
     looks = [(network, words) for i, network in enumerate(networks) if network.name in chosen
              for words in _looks(network, (networks + networks[:1])[i ^ 1]) if not wanted or words[0] in wanted]
@@ -142,7 +143,7 @@ def _looks(network: Network, other: Network) -> list[list[str]]:
     convolutions = _convolutions(known)
     names = {'second': convolutions[min(1, len(convolutions) - 1)], 'last': convolutions[-1],
              'other': f'{other.paper}:{other.path}'}
-    return [text.format(**names).split() for text in LOOKS]
+    return [[word.format(**names) for word in text.split()] for text in LOOKS]
 
 
 def _convolutions(network: Trained) -> list[str]:

@@ -87,6 +87,7 @@ METHODS: dict[str, tuple[Method, str]] = {
     'receptive_field': (receptive_field.METHOD, 'The pixels that a unit can see, by arithmetic, and those it looks at, '
                                                 'by gradient.'),
 }
+OF_TRUE_CLASS = ('invariance', 'occlusion', 'saliency', 'guided', 'segmentation')
 ABOUT = {name: about for name, (_, about) in METHODS.items()}
 
 METHOD = flags.DEFINE_string('method', None, 'one of:\n' + '\n'.join(
@@ -129,12 +130,15 @@ def visualize(paper: Paper, words: list[str]) -> None:
     folder = _folder(paper)
     request = Request(network, paper.first_layer, LAYER.value, _numbers('unit', UNIT.value), _images(), _other(paper),
                       DATA_DIR.value, cli.CACHE, folder, _checkpoints())
-    parts = [name, LAYER.value, f'unit{UNIT.value.strip("[]")}' if UNIT.value else None, *_own(name)]
+    images = request.images.stem if request.files else IMAGES.value and f'image{IMAGES.value.strip("[]")}'
+    parts = [name, LAYER.value, UNIT.value and f'unit{UNIT.value.strip("[]")}', images, *_own(name)]
     picture = folder / ('-'.join(filter(None, parts)).replace('/', '_') + '.png')
     found, statement = method.look(request, options, picture)
+    if name in OF_TRUE_CLASS and request.files and (request.judged.labels < 0).any():
+        statement += ' For an image without a label, the class found most likely stands for the true one.'
     about = {'method': name, 'paper': paper.name, 'network': network.origin, 'experiment': network.name,
              'statement': statement, 'parameters': fields(options) if options else {},
-             'other': request.other and request.other.origin,
+             'other': request.other and request.other.origin, 'files': [file.name for file in request.files],
              'command': shlex.join(['python', '-m', 'launch.visualize', *words])}
     picture.with_suffix('.json').write_text(json.dumps(about | found, indent=1, ensure_ascii=False) + '\n')
     written = page.write(folder, f'Inside {paper.name} {network.name}', ABOUT)

@@ -34,7 +34,8 @@ class Rule(NamedTuple):
 
 
 GRADIENT = Rule(jax.nn.relu, lambda x, y: y)
-DECONVNET = Rule(_masked(lambda x, signal: signal > 0), lambda x, y: x + jax.lax.stop_gradient(y - x))
+DECONVNET = Rule(_masked(lambda x, signal: signal > 0),
+                 lambda x, y: jax.lax.stop_gradient(y) + (x - jax.lax.stop_gradient(x)))
 GUIDED = Rule(_masked(lambda x, signal: (x > 0) & (signal > 0)), lambda x, y: y)
 
 _rule = contextvars.ContextVar('rule', default=GRADIENT)

@@ -13,6 +13,7 @@ from lib.data.statistics import Statistics
 from lib.experiment import UsageError
 from lib.task import Params
 
+MOVING = ('.mean', '.var')      # averages of batch normalisation, too small for 16 bits in a silent map
 KEY = 'classic-convnets'        # of the entry in the file's header under which the rest is described
 
 
@@ -20,7 +21,7 @@ def write(path: Path, params: Params, statistics: Statistics, about: dict[str, A
     """Writes the file, or leaves what was there.
 
     Args:
-      params: rounded to float16; a number beyond its range, 65,504, is an error.
+      params: rounded to float16, but for moving averages; a number beyond its range, 65,504, is an error.
       about: what JSON can hold.
 
     Raises:
@@ -29,7 +30,7 @@ def write(path: Path, params: Params, statistics: Statistics, about: dict[str, A
     arrays = {f'params.{layer}.{name}': np.asarray(array) for layer, own in params.items()
               for name, array in own.items()}
     with np.errstate(over='ignore'):
-        arrays = {name: array.astype(np.float16) for name, array in arrays.items()}
+        arrays = {name: array if name.endswith(MOVING) else array.astype(np.float16) for name, array in arrays.items()}
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise UsageError('A parameter of this network is too large for 16 bits: keep its --workdir instead.')
     mean = statistics.mean

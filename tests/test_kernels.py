@@ -139,12 +139,12 @@ def test_groups_must_divide_the_kernels():
 def test_two_networks_are_compared_each_with_its_own_counts(tmp_path):
     asked = request('alexnet', 'quickstart', SMALL, other=request('lenet5', 'paper').network)
     asked.network.params['conv1']['kernel'][..., 2] = 0
-    found, said = compare.look(asked, Options(), tmp_path / 'compare.png')
+    found, said = compare.look(asked, compare.Options(), tmp_path / 'compare.png')
     assert said.startswith('conv1: 11x11 at stride 4: of 4 kernels 1 dead and 0 near-duplicates')
     assert 'C1: 5x5 at stride 1: of 6 kernels 0 dead' in said
     assert [len(row) for row in found['table']['rows']] == [len(found['table']['columns'])] * 5
     with pytest.raises(UsageError, match='Name the network to compare with'):
-        compare.look(request('lenet5', 'paper'), Options(), tmp_path / 'compare.png')
+        compare.look(request('lenet5', 'paper'), compare.Options(), tmp_path / 'compare.png')
 
 
 def test_activations_are_those_of_the_layer_and_silent_maps_are_counted(tmp_path):

@@ -38,8 +38,8 @@ def test_the_command_writes_a_picture_its_numbers_and_the_page(workdir):
     done = run_module('launch.visualize', *flags, cache=workdir.parent)
     assert done.returncode == 0, done.stderr
     folder = workdir / 'visualize'
-    found = json.loads((folder / 'saliency-conv2-unit1,3.json').read_text())
-    assert found['statement'] in done.stdout and str(folder / 'saliency-conv2-unit1,3.png') in done.stdout
+    found = json.loads((folder / 'saliency-conv2-unit1,3-image7,5.json').read_text())
+    assert found['statement'] in done.stdout and str(folder / 'saliency-conv2-unit1,3-image7,5.png') in done.stdout
     assert found['layer'] == 'conv2' and found['data'] == 'digits validation[:9]'
     assert found['command'].startswith('python -m launch.visualize alexnet --method=saliency')
     assert 'base64' in (folder / 'index.html').read_text() and not (step / 'visualize').exists()
@@ -61,8 +61,11 @@ def test_images_of_ones_own_are_cut_like_those_of_the_data_and_have_a_label_if_t
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (60, 90, 3), np.uint8)).save(tmp_path / '7' / 'a.png')
     Image.new('L', (20, 30), 200).save(tmp_path / 'b.jpg')
     look('alexnet', '--method=predictions', f'--workdir={workdir}', f'--output={tmp_path}/out', f'--images={tmp_path}')
-    found = json.loads((tmp_path / 'out' / 'predictions.json').read_text())
-    assert [entry['name'] for entry in found['images']] == ['7', 'no label']
+    found = json.loads((tmp_path / 'out' / f'predictions-{tmp_path.name}.json').read_text())
+    assert [entry['name'] for entry in found['images']] == ['7', 'no label'] and found['files'] == ['a.png', 'b.jpg']
+    look('alexnet', '--method=saliency', f'--workdir={workdir}', f'--output={tmp_path}/out', f'--images={tmp_path}/b.jpg')
+    said = json.loads((tmp_path / 'out' / 'saliency-b.json').read_text())['statement']
+    assert said.endswith('For an image without a label, the class found most likely stands for the true one.')
     (tmp_path / 'c.png').write_bytes(b'no image')
     with pytest.raises(UsageError, match='c.png cannot be read as an image'):
         look('alexnet', '--method=predictions', f'--workdir={workdir}', f'--images={tmp_path / "c.png"}')

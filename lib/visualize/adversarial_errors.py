@@ -173,8 +173,9 @@ def draw(request: Request, options: Options, found: dict[str, Any], split: Split
     against epsilon."""
     epsilons = [row['epsilon'] for row in found['rows'][1:]]
     pixels, labels = request.pixels(split, at[:1]), request.true_classes(split, at[:1])
-    own = perturbation.attack(request, options.kind, pixels, labels, epsilons, step=options.step)
-    noisy = [perturbation.noise(request, pixels, epsilon, options.seed) for epsilon in epsilons]
+    bits = options.eight_bits
+    own = perturbation.attack(request, options.kind, pixels, labels, epsilons, step=options.step, eight_bits=bits)
+    noisy = [perturbation.noise(request, pixels, epsilon, options.seed, bits) for epsilon in epsilons]
     columns = len(epsilons) + 1
     rows = 2 * (SIDE + 24) + 20
     sheet = Sheet(max(columns * (SIDE + GAP) - GAP, 720), rows + CURVE + 60, f'Errors under {NAMES[found["kind"]]}',

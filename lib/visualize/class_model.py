@@ -110,6 +110,8 @@ class Climb(NamedTuple):
 
 
 def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, Any], str]:
+    require(request.images is None or options.chosen.start == 'image',
+            '--images are where the ascent begins: set class_model.start=image, or leave them out.')
     layer = request.chosen_layer(request.layers[-1])
     units, starts, x = _start(request, layer, options.chosen, options.seed)
     climb = ascend(request, layer, units, options.chosen, x)

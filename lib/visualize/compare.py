@@ -13,7 +13,16 @@ from lib.visualize.request import Method, Request
 COLUMNS, BETWEEN, LINES = 8, 48, 68
 
 
-def look(request: Request, options: kernels.Options, picture: Path) -> tuple[dict[str, Any], str]:
+@dataclasses.dataclass(frozen=True)
+class Options:
+    dead: float = kernels.Options.dead              # as of `kernels`
+    duplicate: float = kernels.Options.duplicate
+
+    def __post_init__(self):
+        kernels.Options(self.dead, self.duplicate)
+
+
+def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, Any], str]:
     require(request.other is not None, 'Name the network to compare with: --other=DIR or --other=FILE or, of another '
                                        'paper, --other=PAPER:DIR.')
     sides = [_side(one, options) for one in (request, dataclasses.replace(request, network=request.other))]
@@ -26,12 +35,13 @@ def look(request: Request, options: kernels.Options, picture: Path) -> tuple[dic
 Side = tuple[str, str, np.ndarray, dict[str, Any]]      # network, layer, kernels and what was measured of them
 
 
-def _side(request: Request, options: kernels.Options) -> Side:
+def _side(request: Request, options: Options) -> Side:
     layer = next(layer for layer in request.geometry.layers if layer.kind == 'convolution')
     weights = np.asarray(request.network.params[layer.name]['kernel'])
     groups = getattr(request.network.experiment.model, 'groups', 1)
     words = f'{layer.name}: {layer.window.size}x{layer.window.size} at stride {layer.window.stride}'
-    return request.network.origin, words, weights, kernels.measure(weights, groups, options)
+    found = kernels.measure(weights, groups, kernels.Options(options.dead, options.duplicate))
+    return request.network.origin, words, weights, found
 
 
 def statement(sides: list[Side]) -> str:
@@ -69,4 +79,4 @@ def draw(sides: list[Side], path: Path) -> None:
     sheet.save(path)
 
 
-METHOD = Method(look, takes=frozenset({'other'}), options=kernels.Options())
+METHOD = Method(look, takes=frozenset({'other'}), options=Options())

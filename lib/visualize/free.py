@@ -66,7 +66,7 @@ def write(folder: Path, images: np.ndarray, numbers: Sequence[int]) -> list[Path
 def read(request: Request, folder: Path) -> np.ndarray:
     """uint8 [n, S, S, 3]: what a network looks at of the files in a folder, as --images=FOLDER reads them."""
     again = dataclasses.replace(request, images=folder)
-    return again.pixels(*again.examples(0))
+    return again.pixels(again.judged, np.arange(len(again.judged)))
 
 
 def _crop(request: Request, images: np.ndarray) -> np.ndarray:

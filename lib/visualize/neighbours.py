@@ -14,6 +14,7 @@ from lib.data import augment, batches
 from lib.data.sources import Split
 from lib.data.statistics import Statistics, require_fits
 from lib.experiment import Data
+from lib.layers import at_least_float32
 from lib.visualize import GREY, MARGIN, OTHER, SAME, Sheet, class_name, crop
 from lib.visualize.request import Method, Request
 
@@ -80,7 +81,7 @@ def measure(activations: Callable, layer: str, params, statistics: Statistics, d
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
 def _vectors(activations, layer, data, params, statistics, images):
     crops = augment.centre(images, statistics, data)
-    features = activations(params, crops)[layer]
+    features = at_least_float32(activations(params, crops)[layer])
     return features.reshape(len(images), -1), data.pixel_scale * crops.reshape(len(images), -1)
 
 
@@ -98,6 +99,8 @@ def _describe(split: Split, number: int) -> dict[str, Any]:
 
 def statement(found: dict[str, Any]) -> str:
     """An image at distance 0 is the query itself, and is not counted."""
+    if all(query['label'] < 0 for query in found['queries']):
+        return 'The images have no labels to compare with those of their neighbours.'
     counts = []
     for space in found['queries'][0]['nearest']:
         right = [entry['label'] == query['label'] for query in found['queries'] for entry in query['nearest'][space]

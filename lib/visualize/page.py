@@ -24,7 +24,8 @@ th, td { padding: .15rem .7rem .15rem 0; text-align: right; border-bottom: 1px s
 th:first-child, td:first-child { text-align: left } nav a { margin-right: .8rem; display: inline-block }
 code { font-size: .8rem }
 """
-FACTS = ('network', 'layer', 'layers', 'units', 'data', 'images', 'parameters', 'other', 'command')    # of a caption
+# Of a caption.
+FACTS = ('network', 'layer', 'layers', 'units', 'data', 'images', 'files', 'parameters', 'other', 'command')
 
 
 def write(folder: Path, title: str, methods: Mapping[str, str], introduction: str = '') -> Path:

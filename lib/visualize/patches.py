@@ -50,11 +50,11 @@ class Strongest(NamedTuple):
 
 
 def searched_images(request: Request, split: str | None, searched: int | None) -> tuple[Split, np.ndarray]:
-    """The images that are searched, as a split and their numbers in it: those that were asked for or, of a split, at
-    most `searched` at equal distances; all, if that is None."""
-    if request.images is not None:
+    """The images that are searched, as a split and their numbers in it: those that were asked for or, of a split or
+    folder, at most `searched` at equal distances; all, if that is None."""
+    if isinstance(request.images, tuple):
         return request.examples(1)
-    found = request.split(split)
+    found = request.split(split) if request.images is None else request.judged
     return found, np.arange(0, len(found), 1 if searched is None else -(-len(found) // searched))
 
 

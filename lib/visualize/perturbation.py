@@ -50,7 +50,8 @@ def as_image(pixels: np.ndarray, eight_bits: bool = True) -> np.ndarray:
 
 def attack(request: Request, kind: Kind, pixels: np.ndarray, classes: np.ndarray, epsilons: Sequence[float],
            towards: bool = False, step: float = 1 / RANGE, eight_bits: bool = True) -> list[np.ndarray]:
-    """float32 [n, S, S, 3] for every epsilon, none of whose pixels differs by more than that from the image's.
+    """float32 [n, S, S, 3] for every epsilon, none of whose pixels differs by more than that from the image's,
+    but for the rounding to 8 bits.
 
     'fgsm': epsilon times the sign of the gradient (Goodfellow et al. 2014, section 4). 'iterative': steps of such
     signs, each brought back into the epsilon and the range of pixels (Kurakin et al. 2016); so many of them that

@@ -1,7 +1,7 @@
 """What a method is asked: a network, a layer and units of it, images; and what is the same for all methods."""
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,6 +18,7 @@ from lib.trained import Trained
 from lib.visualize import examples
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')
+MOST = 24                   # files of a folder that are all looked at, side by side
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +83,7 @@ class Request:
     def judged(self) -> Split:
         """The images that are searched, judged or chosen from: the evaluation split, or the files asked for."""
         if isinstance(self.images, Path):
-            return self._files(self.images)
+            return self._of_files()
         return self._load(self.network.experiment.evaluation.split)
 
     @functools.cached_property
@@ -102,23 +103,34 @@ class Request:
         return split
 
     def examples(self, count: int) -> tuple[Split, np.ndarray]:
-        """The images asked for, as a split and their numbers in it; or `count` of the evaluation split. A file in a
-        folder with the name of a class has that label; others have -1."""
-        if isinstance(self.images, Path):
+        """The images asked for, as a split and their numbers in it, or `count` of the evaluation split, and of a folder
+        with more than MOST files."""
+        if isinstance(self.images, Path) and len(self.judged) <= MOST:
             return self.judged, np.arange(len(self.judged))
-        return self.judged, examples(self.judged, self.images or (), count)
+        wanted = self.images if isinstance(self.images, tuple) else ()
+        return self.judged, examples(self.judged, wanted, count)
 
-    def _files(self, path: Path) -> Split:
-        files = sorted(file for file in path.rglob('*') if file.suffix.lower() in IMAGE_FILES) if path.is_dir() else \
-            [path]
-        require(len(files) > 0, f'--images: {path} holds no image files ({", ".join(IMAGE_FILES)}): name another.')
+    @functools.cached_property
+    def files(self) -> list[Path]:
+        """The image files that were asked for, in their order."""
+        if not isinstance(self.images, Path):
+            return []
+        if not self.images.is_dir():
+            return [self.images]
+        found = sorted(file for file in self.images.rglob('*') if file.suffix.lower() in IMAGE_FILES)
+        require(len(found) > 0, f'--images: {self.images} holds no image files ({", ".join(IMAGE_FILES)}): name '
+                                'another.')
+        return found
+
+    def _of_files(self) -> Split:
+        """A file in a folder with the name of a class has that label; others have -1."""
         side = self.network.statistics.mean.shape[0] - 2 * self.data.border
         images = np.stack([packed.bordered(packed.square(_decoded(file), side)[None], self.data.border)[0]
-                           for file in files])
+                           for file in self.files])
         names = self.network.classes or ()
         short = [name.partition(',')[0] for name in names]
-        labels = [short.index(file.parent.name) if file.parent.name in short else -1 for file in files]
-        return Split(path.name, images, np.array(labels, np.int32), names)
+        labels = [short.index(file.parent.name) if file.parent.name in short else -1 for file in self.files]
+        return Split(self.images.name, images, np.array(labels, np.int32), names)
 
     def pixels(self, split: Split, at: np.ndarray) -> np.ndarray:
         """uint8 [n, S, S, 3]: the central crops of images of a split."""
@@ -152,6 +164,8 @@ class Request:
         try:
             numbers = np.arange(len(self.judged))
         except UsageError:
+            if self.images is not None:
+                raise
             return np.arange(self.geometry.layers[-1].size[-1])
         parts = np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
         return np.unique(np.concatenate([self.true_classes(self.judged, part) for part in parts]))
@@ -184,7 +198,7 @@ def _decoded(file: Path) -> np.ndarray:
     try:
         with Image.open(file) as image:
             return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))
-    except OSError as error:
+    except Exception as error:      # of many kinds, for a file that is cut off or damaged
         raise UsageError(f'--images: {file} cannot be read as an image ({error}): name another file or '
                          'folder.') from error
 
@@ -195,8 +209,3 @@ class Method(NamedTuple):
     look: Callable[[Request, Any, Path], tuple[dict[str, Any], str]]
     takes: frozenset[str]                   # of layer, unit, images, other: the flags that mean something to it
     options: Any = None                     # a frozen dataclass with its parameters, as they are unless set
-
-
-def described(split: Split, at: Mapping | np.ndarray) -> list[str]:
-    """One line an image for a caption: where it is from."""
-    return [f'{split.name}, image {number}' for number in np.asarray(at)]
