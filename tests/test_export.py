@@ -27,6 +27,13 @@ def test_what_is_written_is_read_and_parameters_are_rounded_to_16_bits(tmp_path)
         np.testing.assert_array_equal(array, getattr(STATISTICS, name))
 
 
+def test_moving_averages_keep_their_32_bits(tmp_path):
+    params = {'conv1_norm': {'var': np.full(3, 1e-9, np.float32), 'scale': np.full(3, 1 / 3, np.float32)}}
+    compact.write(tmp_path / 'net.safetensors', params, STATISTICS, {})
+    found = compact.read(tmp_path / 'net.safetensors')[0]['conv1_norm']
+    assert (found['var'] == np.float32(1e-9)).all() and (found['scale'] == np.float32(np.float16(1 / 3))).all()
+
+
 def test_a_mean_that_is_the_same_everywhere_takes_no_room(tmp_path):
     flat = STATISTICS._replace(mean=np.full((256, 256, 3), [1, 2, 3], np.float32))
     compact.write(tmp_path / 'net.safetensors', {}, flat, {})

@@ -63,12 +63,25 @@ def test_images_of_ones_own_are_cut_like_those_of_the_data_and_have_a_label_if_t
     look('alexnet', '--method=predictions', f'--workdir={workdir}', f'--output={tmp_path}/out', f'--images={tmp_path}')
     found = json.loads((tmp_path / 'out' / f'predictions-{tmp_path.name}.json').read_text())
     assert [entry['name'] for entry in found['images']] == ['7', 'no label'] and found['files'] == ['a.png', 'b.jpg']
-    look('alexnet', '--method=saliency', f'--workdir={workdir}', f'--output={tmp_path}/out', f'--images={tmp_path}/b.jpg')
+    out = f'--output={tmp_path}/out'
+    look('alexnet', '--method=saliency', f'--workdir={workdir}', out, f'--images={tmp_path}/b.jpg')
     said = json.loads((tmp_path / 'out' / 'saliency-b.json').read_text())['statement']
     assert said.endswith('For an image without a label, the class found most likely stands for the true one.')
     (tmp_path / 'c.png').write_bytes(b'no image')
     with pytest.raises(UsageError, match='c.png cannot be read as an image'):
         look('alexnet', '--method=predictions', f'--workdir={workdir}', f'--images={tmp_path / "c.png"}')
+
+
+def test_of_a_large_folder_some_images_are_looked_at_and_all_are_searched(workdir, tmp_path):
+    for number in range(30):
+        Image.new('RGB', (9, 9), (8 * number,) * 3).save(tmp_path / f'{number:02}.png')
+    asked = [f'--workdir={workdir}', f'--output={tmp_path}/out', f'--images={tmp_path}']
+    look('alexnet', '--method=predictions', *asked)
+    found = json.loads((tmp_path / 'out' / f'predictions-{tmp_path.name}.json').read_text())
+    assert [entry['image'] for entry in found['images']] == [1, 5, 9, 13, 16, 20, 24, 28]
+    look('alexnet', '--method=patches', '--layer=conv1', *asked)
+    found = json.loads((tmp_path / 'out' / f'patches-conv1-{tmp_path.name}.json').read_text())
+    assert found['searched'] == 30
 
 
 @pytest.mark.parametrize('flags, sentence', [
