@@ -73,14 +73,15 @@ def test_images_of_ones_own_are_cut_like_those_of_the_data_and_have_a_label_if_t
 
 
 def test_of_a_large_folder_some_images_are_looked_at_and_all_are_searched(workdir, tmp_path):
+    (tmp_path / 'many').mkdir()
     for number in range(30):
-        Image.new('RGB', (9, 9), (8 * number,) * 3).save(tmp_path / f'{number:02}.png')
-    asked = [f'--workdir={workdir}', f'--output={tmp_path}/out', f'--images={tmp_path}']
+        Image.new('RGB', (9, 9), (8 * number,) * 3).save(tmp_path / 'many' / f'{number:02}.png')
+    asked = [f'--workdir={workdir}', f'--output={tmp_path}/out', f'--images={tmp_path}/many']
     look('alexnet', '--method=predictions', *asked)
-    found = json.loads((tmp_path / 'out' / f'predictions-{tmp_path.name}.json').read_text())
+    found = json.loads((tmp_path / 'out' / 'predictions-many.json').read_text())
     assert [entry['image'] for entry in found['images']] == [1, 5, 9, 13, 16, 20, 24, 28]
     look('alexnet', '--method=patches', '--layer=conv1', *asked)
-    found = json.loads((tmp_path / 'out' / f'patches-conv1-{tmp_path.name}.json').read_text())
+    found = json.loads((tmp_path / 'out' / 'patches-conv1-many.json').read_text())
     assert found['searched'] == 30
 
 
