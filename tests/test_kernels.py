@@ -104,7 +104,7 @@ def test_slices_of_a_table_of_connections_are_at_the_maps_they_read():
 
 @pytest.mark.parametrize('layer', ['pool1', 'fc7'])
 def test_layers_without_kernels_that_make_a_picture_are_refused(layer, tmp_path):
-    with pytest.raises(UsageError, match='choose one of conv1, conv2'):
+    with pytest.raises(UsageError, match='choose one of conv1, conv2, conv3, conv4, conv5, fc6.$'):
         kernels.look(request('alexnet', 'quickstart', SMALL, layer=layer), Options(), tmp_path / 'kernels.png')
 
 

@@ -296,7 +296,8 @@ def of_layer(request: Request, layer: str) -> tuple[np.ndarray, list[str]]:
     """
     about = request.geometry[layer]
     keys = [name for name in about.shapes if name.split('.')[-1] == 'kernel']
-    there = [other.name for other in request.geometry.layers if any(name.endswith('kernel') for name in other.shapes)]
+    there = [other.name for other in request.geometry.layers if len(other.input) == 3
+             and any(name.endswith('kernel') and len(shape) > 1 for name, shape in other.shapes.items())]
     require(len(keys) == 1 and len(about.shapes[keys[0]]) > 1,
             f'{layer} has no kernels to show: choose one of {", ".join(there)}.')
     owner = keys[0].rpartition('.')[0] or layer
