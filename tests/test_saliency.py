@@ -1,5 +1,6 @@
 """Saliency, guided backpropagation and the deconvnet as one backward pass: against finite differences, against PyTorch
 with equal weights, by hand, and its cost."""
+import dataclasses
 import time
 
 import jax
@@ -109,6 +110,26 @@ def test_pictures_are_drawn_and_guided_is_refused_without_relus(tmp_path):
     assert min(image.imread(tmp_path / name).std() for name in ('saliency.png', 'guided.png')) > 0.05
     with pytest.raises(UsageError, match='this network has none: choose --method=saliency'):
         saliency.look_guided(request('lenet5', 'paper'), None, tmp_path / 'guided.png')
+
+
+def test_blank_maps_are_told_and_not_drawn(tmp_path, monkeypatch):
+    asked = request('alexnet', 'quickstart', SMALL, images=2, layer='fc6', unit=(1, 2))
+    asked.network.params['fc6']['bias'][1:3] = -1e6, 1e6        # silent, and active
+    drawn = []
+    monkeypatch.setattr(saliency, 'grey', lambda one: drawn.append(one) or np.zeros((*one.shape, 3)))
+    found, said = saliency.look(asked, None, tmp_path / 'saliency.png')
+    assert len(drawn) == 2 and all(one.any() for one in drawn)
+    assert [row[-1] == '' for row in found['table']['rows']] == [True, False, True, False]
+    assert 'the mean over 2 maps' in said and said.endswith('Of 4 maps 2 are blank: nothing comes down from the unit.')
+    with pytest.raises(UsageError, match='From unit 1 of fc6 nothing comes down .* choose another --unit'):
+        saliency.look(dataclasses.replace(asked, unit=(1,)), None, tmp_path / 'saliency.png')
+
+
+def test_the_scale_of_a_small_map_is_that_of_what_is_not_zero():
+    one = np.zeros((100, 100))
+    one[:10, :10] = np.arange(1, 101).reshape(10, 10)
+    np.testing.assert_allclose(saliency.grey(one)[..., 0], np.minimum(one / (1 + 99 * saliency.QUANTILE), 1))
+    assert not saliency.grey(0 * one).any()
 
 
 def test_half_of_a_map_is_the_smallest_part_that_has_half_its_sum():

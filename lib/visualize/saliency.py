@@ -2,7 +2,8 @@
 section 3), and guided backpropagation (Springenberg et al. 2014, section 3.4). One central crop is looked at.
 
 Without --layer and --unit, the unit is the score of the true class, before the softmax. A unit that has a map is
-looked at where it is strongest; without --unit, that is the unit of the layer that is strongest in each image.
+looked at where it is strongest; without --unit, that is the unit of the layer that is strongest in each image. A map
+to which nothing comes down, as from a ReLU that is silent in an image, is blank and not drawn.
 """
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,14 @@ from rich.progress import track
 from lib import backward
 from lib.backward import GRADIENT, GUIDED, Rule
 from lib.data.sources import Split
-from lib.experiment import UsageError
+from lib.experiment import require
 from lib.visualize import GREY, MARGIN, OTHER, Sheet, class_name
 from lib.visualize.request import Method, Request
 
 EXAMPLES = 8
 DRAWN = 24              # rows of a picture at most
 SIDE, GAP = 236, 12
-QUANTILE = 0.995        # of a map: what is drawn as white, or as far from grey as it goes
+QUANTILE = 0.995        # of what is not zero in a map: this is drawn as white, or as far from grey as it goes
 
 
 class Target(NamedTuple):
@@ -112,9 +113,10 @@ def look(request: Request, options: None, picture: Path) -> tuple[dict[str, Any]
     split, at = request.examples(EXAMPLES)
     layer, targets, signals = maps(request, GRADIENT, split, at)
     found = magnitude(signals)
-    rows = [(split_pixels, grey(one), overlay(split_pixels, one)) for split_pixels, one in
-            zip(_images(request, split, targets), found[:DRAWN])]
-    _draw(request, split, at, layer, targets, ('the image', 'its saliency', 'one over the other'), rows,
+    active = _active(layer, targets, found)
+    images = _images(request, split, targets, active)
+    rows = [(image, grey(one), overlay(image, one)) for image, one in zip(images, found[active])]
+    _draw(request, split, layer, targets, active, ('the image', 'its saliency', 'one over the other'), rows,
           f'Saliency: the pixels on which {_subject(request, layer)} depends',
           'Size of the gradient in a pixel, the largest of its channels.', picture)
     return _numbers(request, split, at, layer, targets, found), statement('saliency', half(found))
@@ -123,17 +125,18 @@ def look(request: Request, options: None, picture: Path) -> tuple[dict[str, Any]
 def look_guided(request: Request, options: None, picture: Path) -> tuple[dict[str, Any], str]:
     """Raises UsageError for a network without ReLUs, to which guided backpropagation is the gradient."""
     image = jax.ShapeDtypeStruct((1, request.size, request.size, 3), np.float32)
-    if not backward.count_relus(request.network.task.activations, request.network.params, image):
-        raise UsageError('--method=guided changes what ReLUs hand down, and this network has none: choose '
-                         '--method=saliency.')
+    require(backward.count_relus(request.network.task.activations, request.network.params, image) > 0,
+            '--method=guided changes what ReLUs hand down, and this network has none: choose --method=saliency.')
     split, at = request.examples(EXAMPLES)
     layer, targets, signals = maps(request, GUIDED, split, at)
-    _, _, plain = maps(request, GRADIENT, split, at)
-    rows = list(zip(_images(request, split, targets), map(coloured, signals), map(coloured, plain[:DRAWN])))
-    _draw(request, split, at, layer, targets, ('the image', 'guided backpropagation', 'the gradient'), rows,
+    plain = maps(request, GRADIENT, split, at)[2]
+    found = magnitude(signals)
+    active = _active(layer, targets, found)
+    rows = list(zip(_images(request, split, targets, active), map(coloured, signals[active]),
+                    map(coloured, plain[active])))
+    _draw(request, split, layer, targets, active, ('the image', 'guided backpropagation', 'the gradient'), rows,
           f'Guided backpropagation from {_subject(request, layer)}',
           'Mid-grey is zero; each picture has its own scale.', picture)
-    found = magnitude(signals)
     return (_numbers(request, split, at, layer, targets, found),
             f'{statement("guided signal", half(found))} {statement("gradient", half(magnitude(plain)))}')
 
@@ -142,8 +145,17 @@ METHOD = Method(look, takes=frozenset({'layer', 'unit', 'images'}))
 GUIDED_METHOD = Method(look_guided, takes=frozenset({'layer', 'unit', 'images'}))
 
 
-def _images(request: Request, split: Split, targets: Sequence[Target]) -> np.ndarray:
-    return request.pixels(split, np.array([target.image for target in targets[:DRAWN]])) / 255
+def _active(layer: str, targets: Sequence[Target], found: np.ndarray) -> np.ndarray:
+    """int64: the numbers of maps [n, S, S] that are not blank, DRAWN at most."""
+    active = np.flatnonzero(found.any((1, 2)))
+    units = ', '.join(map(str, sorted({target.unit for target in targets})))
+    require(len(active) > 0, f'From unit {units} of {layer} nothing comes down to the pixels of these images: choose '
+                             'another --unit, or --images in which it is active.')
+    return active[:DRAWN]
+
+
+def _images(request: Request, split: Split, targets: Sequence[Target], active: np.ndarray) -> np.ndarray:
+    return request.pixels(split, np.array([targets[i].image for i in active])) / 255
 
 
 def _subject(request: Request, layer: str) -> str:
@@ -154,7 +166,7 @@ def _subject(request: Request, layer: str) -> str:
 
 def _numbers(request: Request, split: Split, at: np.ndarray, layer: str, targets: Sequence[Target],
              found: np.ndarray) -> dict[str, Any]:
-    rows = [[target.image, _label(split, target.image), _named(request, split, layer, target.unit),
+    rows = [[target.image, class_name(split, split.labels[target.image]), _named(request, layer, target.unit),
              f'{target.value:.4g}', ', '.join(map(str, target.place)), '' if np.isnan(share) else f'{share:.1f}']
             for target, share in zip(targets, half(found))]
     columns = ['Image', 'Label', 'Unit', 'Output', 'Row, column', 'Half of the map lies in % of the pixels']
@@ -170,60 +182,57 @@ def statement(what: str, shares: np.ndarray) -> str:
             f'{np.isfinite(shares).sum()} maps (50 % if it were the same everywhere).') if np.isfinite(shares).any() \
         else ''
     blank = int(np.isnan(shares).sum())
-    return (said + f' Of {len(shares)} maps {blank} are blank: the unit is silent there.' * (blank > 0)).strip()
+    return (said + f' Of {len(shares)} maps {blank} are blank: nothing comes down from the unit.' * (blank > 0)).strip()
 
 
-def _label(split: Split, image: int) -> str:
-    return class_name(split, split.labels[image]) if split.labels[image] >= 0 else 'no label'
-
-
-def _named(request: Request, split: Split, layer: str, unit: int) -> str:
-    return class_name(split, unit) if layer == request.layers[-1] else f'unit {unit}'
+def _named(request: Request, layer: str, unit: int) -> str:
+    return request.class_name(unit) if layer == request.layers[-1] else f'unit {unit}'
 
 
 # ---------------------------------------------------------------------------------------------- pictures
 
 def grey(found: np.ndarray) -> np.ndarray:
-    """[h, w, 3] from 0 to 1: a map [h, w] that is not negative, zero black, its QUANTILE and all above white."""
+    """[h, w, 3] from 0 to 1: a map [h, w] that is not negative, zero black."""
     return np.repeat(_scaled(found)[..., None], 3, axis=2)
 
 
 def coloured(signal: np.ndarray) -> np.ndarray:
     """[h, w, 3] from 0 to 1: a signal [h, w, 3] about mid-grey; grey if only the first channel is read."""
     signal = signal if signal[..., 1:].any() else np.repeat(signal[..., :1], 3, axis=2)
-    scale = np.quantile(np.abs(signal), QUANTILE) or np.abs(signal).max() or 1
-    return np.clip(0.5 + 0.5 * signal / scale, 0, 1)
+    return 0.5 + 0.5 * np.sign(signal) * _scaled(np.abs(signal))
 
 
 def overlay(image: np.ndarray, found: np.ndarray) -> np.ndarray:
     """The image [h, w, 3], 0 to 1, in pale grey, and in orange what the map [h, w] has."""
     pale = 0.45 + 0.55 * image.mean(2, keepdims=True)
     share = _scaled(found)[..., None]
-    return (1 - share) * pale + share * np.array(to_rgb(OTHER))
+    return np.clip((1 - share) * pale + share * np.array(to_rgb(OTHER)), 0, 1)
 
 
 def _scaled(found: np.ndarray) -> np.ndarray:
-    return np.clip(found / (np.quantile(found, QUANTILE) or found.max() or 1), 0, 1)
+    return np.clip(found / np.quantile(found[found > 0], QUANTILE), 0, 1) if found.any() else found
 
 
-def _draw(request: Request, split: Split, at: np.ndarray, layer: str, targets: Sequence[Target],
+def _draw(request: Request, split: Split, layer: str, targets: Sequence[Target], active: np.ndarray,
           headings: Sequence[str], rows: Sequence[Sequence[np.ndarray]], title: str, meaning: str, path: Path) -> None:
-    """A row a target: three pictures [S, S, 3]."""
-    drawn = f', the first {len(rows)} drawn' if len(rows) < len(targets) else ''
-    lines = [request.network.origin, f'{len(at)} images of {split.name}, one central crop of {request.size} '
+    """A row for each target at the numbers `active`: three pictures [S, S, 3]."""
+    drawn = f'; {len(rows)} of {len(targets)} maps are drawn' if len(rows) < len(targets) else ''
+    images = len({target.image for target in targets})
+    lines = [request.network.origin, f'{images} images of {split.name}, one central crop of {request.size} '
                                      f'pixels{drawn}', meaning]
     tall = SIDE + 38
     sheet = Sheet(len(headings) * (SIDE + GAP) - GAP, 24 + len(rows) * tall - 14, title, lines)
     for j, heading in enumerate(headings):
         sheet.text(MARGIN + j * (SIDE + GAP), sheet.top, heading, SIDE, size=15, color=GREY)
-    for i, (target, pictures) in enumerate(zip(targets, rows)):
+    for i, (number, pictures) in enumerate(zip(active, rows)):
+        target = targets[number]
         y = sheet.top + 24 + i * tall
         for j, picture in enumerate(pictures):
             sheet.image(MARGIN + j * (SIDE + GAP), y, SIDE, SIDE, picture)
         place = f' at row {target.place[0]}, column {target.place[1]}' if target.place else ''
-        silent = '' if pictures[1].std() else ': silent, and the map blank'
-        sheet.text(MARGIN, y + SIDE + 4, f'image {target.image}: {_label(split, target.image)}', SIDE, size=14)
+        label = class_name(split, split.labels[target.image])
+        sheet.text(MARGIN, y + SIDE + 4, f'image {target.image}: {label}', SIDE, size=14)
         sheet.text(MARGIN + SIDE + GAP, y + SIDE + 4,
-                   f'{layer}, {_named(request, split, layer, target.unit)}: {target.value:.3g}{place}{silent}',
+                   f'{layer}, {_named(request, layer, target.unit)}: {target.value:.3g}{place}',
                    2 * SIDE + GAP, size=14)
     sheet.save(path)
