@@ -36,9 +36,7 @@ class Options:
 
 def require_relus(request: Request, rule: Rule, method: str = 'deconvnet') -> None:
     """Raises UsageError if the rule is one for ReLUs and the network has none."""
-    task, size = request.network.task, request.size
-    image = jax.ShapeDtypeStruct((1, size, size, 3), np.float32)
-    require(rule == 'gradient' or backward.count_relus(task.activations, request.network.params, image) > 0,
+    require(rule == 'gradient' or request.has_relus,
             f'This network has no ReLUs, through which a {rule} projection passes by a rule of its own: choose another '
             f'network, or --set {method}.rule=gradient.')
 

@@ -12,13 +12,13 @@ from PIL import Image
 
 from lib.data import crops, packed
 from lib.data.sources import Split
-from lib.visualize.request import Request
+from lib.visualize.request import Request, central
 
 
 def inside(request: Request) -> np.ndarray:
     """bool [S, S, 1]: the pixels of the central crop that belong to the image and not to its border."""
     ones = np.ones((1, *[stored_size(request)] * 2, 1), np.uint8)
-    return _crop(request, packed.bordered(ones, request.data.border))[0] > 0
+    return central(packed.bordered(ones, request.data.border), request.size)[0] > 0
 
 
 def channels(request: Request, pixels: np.ndarray | None = None) -> int:
@@ -49,7 +49,7 @@ def whole(request: Request, split: Split, at: np.ndarray, pixels: np.ndarray) ->
 
 def seen(request: Request, images: np.ndarray) -> np.ndarray:
     """uint8 [n, S, S, 3]: what a network looks at of such images."""
-    return _crop(request, packed.bordered(images, request.data.border))
+    return central(packed.bordered(images, request.data.border), request.size)
 
 
 def write(folder: Path, images: np.ndarray, numbers: Sequence[int]) -> list[Path]:
@@ -67,8 +67,3 @@ def read(request: Request, folder: Path) -> np.ndarray:
     """uint8 [n, S, S, 3]: what a network looks at of the files in a folder, as --images=FOLDER reads them."""
     again = dataclasses.replace(request, images=folder)
     return again.pixels(again.judged, np.arange(len(again.judged)))
-
-
-def _crop(request: Request, images: np.ndarray) -> np.ndarray:
-    top, left = crops.centre(crops.spare(images, request.size))
-    return images[:, top:top + request.size, left:left + request.size]

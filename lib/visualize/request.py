@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lib import geometry, trained
+from lib import backward, geometry, trained
 from lib.data import augment, crops, packed, sources
 from lib.data.sources import Split
 from lib.data.statistics import Statistics, require_fits
@@ -134,9 +134,7 @@ class Request:
 
     def pixels(self, split: Split, at: np.ndarray) -> np.ndarray:
         """uint8 [n, S, S, 3]: the central crops of images of a split."""
-        images = split.images[at]
-        top, left = crops.centre(crops.spare(images, self.size))
-        return images[:, top:top + self.size, left:left + self.size]
+        return central(split.images[at], self.size)
 
     def enter(self, pixels: jax.Array) -> jax.Array:
         """What the network reads of pixels [n, S, S, 3] from 0 to 255, whole or not: float32, differentiable."""
@@ -145,9 +143,7 @@ class Request:
     @functools.cached_property
     def cropped(self) -> Statistics:
         """Those of the central crop."""
-        mean = self.network.statistics.mean
-        top, left = crops.centre(crops.spare(mean[None], self.size))
-        mean = mean[top:top + self.size, left:left + self.size]
+        mean, = central(self.network.statistics.mean[None], self.size)
         return self.network.statistics._replace(mean=mean)
 
     def activations(self, layer: str, pixels: jax.Array) -> jax.Array:
@@ -170,6 +166,15 @@ class Request:
         parts = np.split(numbers, range(self.batch_size, len(numbers), self.batch_size))
         return np.unique(np.concatenate([self.true_classes(self.judged, part) for part in parts]))
 
+    @property
+    def has_relus(self) -> bool:
+        image = jax.ShapeDtypeStruct((1, self.size, self.size, 3), np.float32)
+        return backward.count_relus(self.network.task.activations, self.network.params, image) > 0
+
+    def unit_name(self, layer: str, unit: int) -> str:
+        """Of the last layer the name of a class."""
+        return self.class_name(unit) if layer == self.layers[-1] else f'unit {unit}'
+
     def class_name(self, label: int) -> str:
         """The first of several synonyms, or its number."""
         names = self.network.classes or ()
@@ -181,6 +186,12 @@ class Request:
         if (labels < 0).any():
             labels = np.where(labels < 0, np.argmax(self.predict(self.pixels(split, at)), axis=1), labels)
         return labels
+
+
+def central(images: np.ndarray, size: int) -> np.ndarray:
+    """The central crops [n, size, size, 3] of images [n, h, w, 3]."""
+    top, left = crops.centre(crops.spare(images, size))
+    return images[:, top:top + size, left:left + size]
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -124,8 +124,7 @@ def look(request: Request, options: None, picture: Path) -> tuple[dict[str, Any]
 
 def look_guided(request: Request, options: None, picture: Path) -> tuple[dict[str, Any], str]:
     """Raises UsageError for a network without ReLUs, to which guided backpropagation is the gradient."""
-    image = jax.ShapeDtypeStruct((1, request.size, request.size, 3), np.float32)
-    require(backward.count_relus(request.network.task.activations, request.network.params, image) > 0,
+    require(request.has_relus,
             '--method=guided changes what ReLUs hand down, and this network has none: choose --method=saliency.')
     split, at = request.examples(EXAMPLES)
     layer, targets, signals = maps(request, GUIDED, split, at)
@@ -166,7 +165,7 @@ def _subject(request: Request, layer: str) -> str:
 
 def _numbers(request: Request, split: Split, at: np.ndarray, layer: str, targets: Sequence[Target],
              found: np.ndarray) -> dict[str, Any]:
-    rows = [[target.image, class_name(split, split.labels[target.image]), _named(request, layer, target.unit),
+    rows = [[target.image, class_name(split, split.labels[target.image]), request.unit_name(layer, target.unit),
              f'{target.value:.4g}', ', '.join(map(str, target.place)), '' if np.isnan(share) else f'{share:.1f}']
             for target, share in zip(targets, half(found))]
     columns = ['Image', 'Label', 'Unit', 'Output', 'Row, column', 'Half of the map lies in % of the pixels']
@@ -183,10 +182,6 @@ def statement(what: str, shares: np.ndarray) -> str:
         else ''
     blank = int(np.isnan(shares).sum())
     return (said + f' Of {len(shares)} maps {blank} are blank: nothing comes down from the unit.' * (blank > 0)).strip()
-
-
-def _named(request: Request, layer: str, unit: int) -> str:
-    return request.class_name(unit) if layer == request.layers[-1] else f'unit {unit}'
 
 
 # ---------------------------------------------------------------------------------------------- pictures
@@ -233,6 +228,6 @@ def _draw(request: Request, split: Split, layer: str, targets: Sequence[Target],
         label = class_name(split, split.labels[target.image])
         sheet.text(MARGIN, y + SIDE + 4, f'image {target.image}: {label}', SIDE, size=14)
         sheet.text(MARGIN + SIDE + GAP, y + SIDE + 4,
-                   f'{layer}, {_named(request, layer, target.unit)}: {target.value:.3g}{place}',
+                   f'{layer}, {request.unit_name(layer, target.unit)}: {target.value:.3g}{place}',
                    2 * SIDE + GAP, size=14)
     sheet.save(path)

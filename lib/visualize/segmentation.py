@@ -19,7 +19,7 @@ from lib.backward import GRADIENT
 from lib.experiment import UsageError, require
 from lib.visualize import GREY, MARGIN, OTHER, SAME, Sheet, class_name
 from lib.visualize.request import Method, Request
-from lib.visualize.saliency import EXAMPLES, Target, grey, magnitude, maps
+from lib.visualize.saliency import EXAMPLES, grey, magnitude, maps
 
 DRAWN = 24              # rows of a picture at most
 SIDE, GAP = 176, 12
@@ -114,7 +114,7 @@ def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, A
     pixels = request.pixels(split, np.array([target.image for target in targets]))
     masks = measure(pixels, saliency, options)
     boxes = [box(mask) for mask in masks]
-    names = [_named(request, layer, target) for target in targets]
+    names = [request.unit_name(layer, target.unit) for target in targets]
     table = {'columns': ['Image', 'Label', 'Unit', 'Top, left, bottom, right', 'Box, % of the crop',
                          'Object, % of the crop'],
              'rows': [[target.image, class_name(split, int(split.labels[target.image])), name,
@@ -170,10 +170,6 @@ def draw(pixels: np.ndarray, saliency: np.ndarray, masks: Sequence[np.ndarray], 
                                            color=OTHER, linewidth=2))
         sheet.text(MARGIN, y + SIDE + 3, caption, 4 * SIDE + 3 * GAP, size=14)
     sheet.save(path)
-
-
-def _named(request: Request, layer: str, target: Target) -> str:
-    return request.class_name(target.unit) if layer == request.layers[-1] else f'unit {target.unit}'
 
 
 METHOD = Method(look, takes=frozenset({'layer', 'unit', 'images'}), options=Options())
