@@ -93,8 +93,7 @@ def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path, mes
         with jax.set_mesh(mesh):
             found = evaluate.count(track(_averaged(list(batches)), f'error, {in_words(evaluation.protocol)}', total,
                                          console=console, transient=True), examples)
-        errors.append({'split': evaluation.split, 'protocol': evaluation.protocol, 'top1': found.percent(found.top1),
-                       'top5': found.percent(found.top5), 'seen': found.seen, 'loss': found.loss})
+        errors.append({'split': evaluation.split, 'protocol': evaluation.protocol, **found.record()})
     data = {'name': split.name, 'validation_name': split.name, 'train_examples': len(split),
             'validation_examples': len(split)}
     differences = {path: change for network in networks for path, change in trained.differences(paper, network).items()}

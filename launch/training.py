@@ -1,24 +1,22 @@
 """Training from the command line: a run, or the runs of a comparison, reported beside the paper's tables."""
 import contextlib
-import dataclasses
+import functools
 import json
-import math
 import signal
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from launch import workdir
+from launch import comparison, workdir
 from launch.cli import CACHE, FLAGS, console, say
-from lib import figures, report, trained
+from lib import evaluate, figures, report, trained
 from lib import mesh as meshes
 from lib.data import sources, statistics
-from lib.experiment import Comparison, Experiment, change, diff, require
+from lib.experiment import Comparison, Data, Experiment, change, diff, require
 from lib.paper import Paper
 from lib.task import Params, count
-from lib.train import Diverged, Outcome, fit
+from lib.train import Outcome, fit
 from lib.visualize import kernels
 
 
@@ -31,6 +29,8 @@ def run(paper: Paper) -> None:
     require(FLAGS.init_from is not None or first.starts_from is None,
             f'{FLAGS.experiment} starts from a run of {first.starts_from}: train that with --experiment='
             f'{first.starts_from}, and name its workdir with --init_from=DIR.')
+    require(isinstance(chosen, Comparison) or FLAGS.arms is None, f'{FLAGS.experiment} has no arms: leave out --arms.')
+    arms = comparison.chosen(chosen, FLAGS.arms) if isinstance(chosen, Comparison) else {}
     differences = diff(first, _first(paper.experiments[first.published]))
     if FLAGS.init_from and not first.starts_from:
         differences['init_from'] = (None, FLAGS.init_from)
@@ -45,16 +45,28 @@ def run(paper: Paper) -> None:
     begun = any(folder.glob('checkpoints/*/digest.json'))
     start = _start(paper, chosen) if FLAGS.init_from and not begun else None
     say(f'Output goes to {folder}')
-    train, validation = sources.load(first.data, FLAGS.data_dir, CACHE)
-    facts = statistics.compute(train, first.data, CACHE)
-    statistics.save(folder / 'statistics.npz', facts)
-    (folder / 'experiment.json').write_text(json.dumps(identity | {'classes': train.class_names}, indent=1))
+    train, validation, facts = _data(first.data)
+    _describe(folder, identity, train, facts)
     with _stop_on_signal() as stop:
         def go(experiment: Experiment, place: Path) -> Outcome:
-            return fit(paper.build(experiment), experiment, train, validation, facts, mesh, place, console, stop, start)
+            return fit(paper.build(experiment), experiment, *_data(experiment.data), mesh, place, console, stop, start)
+
+        def begin(label: str, place: Path) -> None:
+            name = f'{FLAGS.experiment}/{label}'
+            own = paper.choose(name, FLAGS.set)
+            _describe(place, trained.identity(paper, name, FLAGS.set, own, None), *_data(own.data)[::2])
+
+        def measure(experiment: Experiment, outcome: Outcome, name: str) -> dict[str, Any]:
+            split = sources.load_one(change(experiment.data, 'validation_split', name), 'validation', FLAGS.data_dir,
+                                     CACHE)
+            judged = experiment.evaluation
+            with jax.set_mesh(mesh):
+                errors = evaluate.evaluate(paper.build(experiment), outcome.params, split, _data(experiment.data)[2],
+                                           experiment.data, judged, mesh)
+            return {'split': name, 'protocol': judged.protocol} | errors.record()
 
         if isinstance(chosen, Comparison):
-            found = _compare(chosen, folder, go)
+            found = comparison.run(chosen, arms, folder, begin, go, measure)
         else:
             outcome = go(chosen, folder)
             found = {'parameters': count(outcome.params), 'errors': outcome.errors,
@@ -69,10 +81,23 @@ def run(paper: Paper) -> None:
             'validation_examples': len(validation)}
     results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
     if isinstance(chosen, Comparison):
-        figures.comparison(results, folder / 'curve.png')
+        figures.comparison(results, paper.tables, folder / 'curve.png')
     report.write(folder, results)
     report.show(results, paper.tables, console, first.published, folder)
     say(report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables))
+
+
+@functools.cache
+def _data(data: Data) -> tuple[sources.Split, sources.Split, statistics.Statistics]:
+    """Training and validation split, and what is known of the first."""
+    train, validation = sources.load(data, FLAGS.data_dir, CACHE)
+    return train, validation, statistics.compute(train, data, CACHE)
+
+
+def _describe(folder: Path, identity: dict[str, Any], train: sources.Split, facts: statistics.Statistics) -> None:
+    """Writes what the commands need that look at the network in a folder."""
+    statistics.save(folder / 'statistics.npz', facts)
+    (folder / 'experiment.json').write_text(json.dumps(identity | {'classes': train.class_names}, indent=1))
 
 
 def _start(paper: Paper, experiment: Experiment) -> Params:
@@ -105,48 +130,6 @@ def _stop_on_signal():
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _compare(comparison: Comparison, folder: Path, go: Callable[[Experiment, Path], Outcome]) -> dict[str, Any]:
-    """Runs the arms one after another. Of the arms of one name the fastest counts, so one that has not reached the
-    target in as many epochs as the fastest so far is not run further."""
-    target = comparison.base.evaluation.stop_below
-    fastest: dict[str, float] = {}
-    arms, seconds, steps = [], 0.0, 0
-    for arm in comparison.arms:
-        experiment = comparison.base
-        for path, value in arm.changes:
-            experiment = change(experiment, path, value)
-        limit = min(experiment.epochs, math.ceil(fastest.get(arm.name, experiment.epochs)))
-        experiment = dataclasses.replace(experiment, epochs=limit)
-        rate = experiment.optimizer.learning_rate
-        place = folder / f'{arm.name}-{rate:g}'
-        place.mkdir(exist_ok=True)
-        console.print(f'{arm.name}, learning rate {rate:g}, at most {limit} epochs: {place}', soft_wrap=True)
-        try:
-            outcome = go(experiment, place)
-        except Diverged as diverged:
-            console.print(str(diverged), markup=False, soft_wrap=True)
-            outcome = diverged.outcome
-        curve = [[e['epoch'], e['top1']] for e in outcome.evaluations]
-        reached = epochs_to(curve, target)
-        if reached is not None:
-            fastest[arm.name] = min(reached, fastest.get(arm.name, math.inf))
-        seconds, steps = seconds + outcome.seconds, steps + outcome.step
-        arms.append({'name': arm.name, 'learning_rate': rate, 'seed': experiment.seed, 'epochs_to': reached,
-                     'epochs': outcome.epoch, 'seen': outcome.errors[0]['seen'], 'curve': curve})
-    found = {'arms': arms, 'target': target, 'errors': [], 'training_loss': None, 'steps': steps,
-             'epochs': sum(arm['epochs'] for arm in arms), 'seconds': seconds}
-    return found
-
-
-def epochs_to(curve: list[list[float]], target: float) -> float | None:
-    """Epochs until the error of a curve [[epoch, %], ...] first falls below the target, on the straight line between
-    the two evaluations around it; None if it never does."""
-    for (epoch, error), (next_epoch, next_error) in zip(curve, curve[1:]):
-        if next_error < target:
-            return epoch + (next_epoch - epoch) * (error - target) / (error - next_error)
-    return None
 
 
 def _last_epoch_loss(folder: Path, step: int) -> float:

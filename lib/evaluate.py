@@ -23,6 +23,10 @@ class Errors(NamedTuple):
     def percent(self, count: int) -> float:
         return 100 * count / self.seen
 
+    def record(self) -> dict[str, float]:
+        """As results.json has it: errors in %."""
+        return {'top1': self.percent(self.top1), 'top5': self.percent(self.top5), 'seen': self.seen, 'loss': self.loss}
+
 
 def evaluate(task: Task, params: Params, split: Split, statistics, data: Data, evaluation: Evaluation, mesh,
              *, each: Callable[[int], None] = lambda seen: None) -> Errors:

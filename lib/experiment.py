@@ -219,17 +219,38 @@ class Experiment:
 class Arm:
     """One side of a comparison: a name that may occur several times, and what it changes: ((path, value), ...)."""
     name: str
-    changes: tuple[tuple[str, Any], ...]
+    changes: tuple[tuple[str, Any], ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Experiments that differ in stated fields only. Arms of one name are a grid of which the fastest counts: the one
-    that first comes below `base.evaluation.stop_below`."""
+    """Experiments that differ in stated fields only, trained one after another from the same seed.
+
+    With `base.evaluation.stop_below` they race: arms of one name are a grid of learning rates of which the fastest
+    counts, the one that first comes below that error. Without, every arm is trained to its end and has its own name.
+
+    Raises:
+      UsageError: if two arms cannot be told apart.
+    """
     summary: str
     source: str
     base: Experiment
     arms: tuple[Arm, ...]
+    splits: tuple[str, ...] = ()            # of the same data: every arm is measured on them at its end as well
+
+    def __post_init__(self):
+        require(len(self.labelled) == len(self.arms), f'{self.summary}: two of the arms have the same name.')
+
+    @property
+    def labelled(self) -> dict[str, Arm]:
+        """The arms by a name of their own: that of the arm, in a race with its learning rate."""
+        race = self.base.evaluation.stop_below is not None
+        return {f'{arm.name}-{self.experiment(arm).optimizer.learning_rate:g}' if race else arm.name: arm
+                for arm in self.arms}
+
+    def experiment(self, arm: Arm) -> Experiment:
+        """What the arm trains."""
+        return change_all(self.base, dict(arm.changes))
 
 
 DESCRIPTION = ('summary', 'source', 'published')

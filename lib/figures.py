@@ -1,6 +1,7 @@
 """Pictures of a training: its curve, a comparison of two. All are PNG files."""
 import json
 import math
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import matplotlib.patheffects as patheffects  # noqa: E402  (the backend comes f
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from lib import report  # noqa: E402
+from lib import effects, report  # noqa: E402
+from lib.effects import Effects  # noqa: E402
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = '#1f5fa8', '#d1600a', '#2f8f4e', '#7b4aa5', '#6b6b6b'
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
@@ -98,7 +100,52 @@ def _plain(axes: plt.Axes) -> None:
     axes.set_axisbelow(True)
 
 
-def comparison(results: dict[str, Any], output_png: Path) -> None:
+def comparison(results: dict[str, Any], tables: Iterable[Any], output_png: Path) -> None:
+    """Draws a comparison: a race as its curves, another as the differences that the paper's tables make claims on.
+
+    Args:
+      results: of a comparison, of one seed or several.
+      tables: the paper's.
+      output_png: the picture.
+    """
+    if results['target'] is not None:
+        _race(results, output_png)
+    for table in tables:
+        if isinstance(table, Effects) and table.experiment == results['experiment']:
+            _differences(results, table, output_png)
+
+
+def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> None:
+    """Draws each difference with its interval, a dot a seed, the side that the paper claims shaded."""
+    found = list(effects.tested(results, table))
+    figure, axes = plt.subplots(figsize=(9, 1.6 + 0.5 * len(found)), dpi=DPI, layout='constrained')
+    widest = 1.15 * max(max(map(abs, (*one.each, one.mean - _finite(one.half), one.mean + _finite(one.half))))
+                        for _, one in found)
+    for row, (effect, one) in enumerate(found):
+        if effect.sign is not None:
+            axes.barh(row, widest * (1 if effect.sign == 'more' else -1), 0.8, color='#eef3ea')
+        colour = {'holds': GREEN, 'does not hold': ORANGE}.get(effects.verdict(effect, one), GREY)
+        axes.plot([one.mean - _finite(one.half), one.mean + _finite(one.half)], [row, row], color=colour, linewidth=2.2)
+        axes.plot(one.mean, row, 'D', color=colour, markersize=6)
+        axes.plot(one.each, [row] * len(one.each), 'o', color=colour, alpha=0.45, markersize=4)
+    axes.axvline(0, color=GREY, linewidth=1)
+    axes.set_yticks(range(len(found)), [effect.claim for effect, _ in found])
+    axes.set_xlim(-widest, widest)
+    axes.set_ylim(len(found) - 0.5, -0.5)
+    axes.set_xlabel('difference in top-1 error, percentage points; shaded: the side that the paper claims')
+    axes.set_title(f'{report.place(results, effects.splits(results)[0])}; diamonds: means, dots: seeds, bars: 95 %',
+                   loc='left', fontsize=9, color=GREY, pad=10)
+    axes.spines[['top', 'right', 'left']].set_visible(False)
+    axes.tick_params(axis='y', length=0)
+    figure.savefig(output_png)
+    plt.close(figure)
+
+
+def _finite(half: float) -> float:
+    return half if math.isfinite(half) else 0.0
+
+
+def _race(results: dict[str, Any], output_png: Path) -> None:
     """Draws training error against epochs, one line style an arm: at its best learning rate bold, the rest of its
     grid faint; a dotted line at the target.
 

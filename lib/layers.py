@@ -246,5 +246,5 @@ def _taps(x: jax.Array, size: int, stride: int, rows: int, columns: int) -> list
             for i in range(size) for j in range(size)]
 
 
-ACTIVATIONS = {'relu': relu, 'tanh': jnp.tanh}
+ACTIVATIONS = {'relu': relu, 'tanh': jnp.tanh, 'abs_tanh': lambda x: jnp.abs(jnp.tanh(x))}
 POOLS = {'max': max_pool, 'average': average_pool, 'min': min_pool}

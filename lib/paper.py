@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lib import report
-from lib.experiment import Comparison, Experiment, UsageError, override
+from lib.experiment import Comparison, Experiment, UsageError, override, require
 from lib.geometry import Geometry
 from lib.importers import Saved
 from lib.scaling import Scheme
@@ -55,15 +55,21 @@ class Paper:
         return rematerialized(task) if experiment.rematerialize else task
 
     def choose(self, name: str, assignments: Sequence[str]) -> Experiment | Comparison:
-        """An experiment by name, with the assignments of `--set` made in it.
+        """An experiment by name, or an arm of a comparison as NAME/LABEL, with the assignments of `--set` made in it.
 
         Raises:
           UsageError: if there is no such experiment, or an assignment does not fit.
         """
+        name, _, label = name.partition('/')
         if name not in self.experiments:
             raise UsageError(f'{self.name} has no experiment {name!r}. The experiments are: '
                              f'{", ".join(self.experiments)}.')
         chosen = self.experiments[name]
-        if isinstance(chosen, Comparison):
-            return dataclasses.replace(chosen, base=override(chosen.base, assignments))
-        return override(chosen, assignments)
+        if not isinstance(chosen, Comparison):
+            require(not label, f'{name} is no comparison and has no arm {label!r}.')
+            return override(chosen, assignments)
+        chosen = dataclasses.replace(chosen, base=override(chosen.base, assignments))
+        if not label:
+            return chosen
+        require(label in chosen.labelled, f'{name} has no arm {label!r}. The arms are: {", ".join(chosen.labelled)}.')
+        return chosen.experiment(chosen.labelled[label])

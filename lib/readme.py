@@ -2,6 +2,7 @@
 
 A block lies between `<!-- generated: NAME -->` and `<!-- end -->`.
 """
+import dataclasses
 import functools
 import json
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import geometry, report, scaling, speed
+from lib.effects import Effects
 from lib.experiment import UsageError, in_words
 from lib.paper import Paper
 from lib.report import DAGGER, Race, Row, Table
@@ -17,7 +19,7 @@ from lib.report import DAGGER, Race, Row, Table
 BLOCK = re.compile(r'<!-- generated: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 
-def markdown(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str,
+def markdown(results: dict[str, Any], tables: Iterable[Table | Race | Effects], speaks_to: str,
              pictures: Mapping[str, str]) -> str:
     """The same report as `show`, for a README; `pictures` are paths as seen from it, with a sentence about each or
     none."""
@@ -221,13 +223,20 @@ def _claims(folder: Path, paper: Paper) -> str:
         lines += ['', f'**{_escape(table.title)}** ({_escape(table.data)})', '',
                   _line(('', 'paper', 'ours', 'experiment', 'training images', 'evidence short of the number')),
                   _line(['---', '---:', '---:', '---', '---:', '---'])]
-        lines += [_line(cells) for cells in (_race(table, paper, kept) if isinstance(table, Race) else
-                                             (_claim(row, table, paper, kept) for row in table.rows))]
+        match table:
+            case Race():
+                rows = _race(table, paper, kept)
+            case Effects():
+                rows = _effects(table, paper, kept)
+            case Table():
+                rows = (_claim(row, table, paper, kept) for row in table.rows)
+        lines += map(_line, rows)
     if any(DAGGER in line for line in lines):
         lines += ['', f"{DAGGER} Not comparable as it stands: the result's own section says why."]
     for name, results in kept.items():
         if 'steps' in results:
-            rate = results['steps'] * results['batch_size'] * len(results.get('seeds', [0])) / results['seconds']
+            runs = len(results.get('seeds', [0]))       # of a comparison the steps are those of all arms and seeds
+            rate = results['steps'] * results['batch_size'] * runs / results['seconds']
             lines += ['', _escape(f'Cost: `{name}` read {rate:,.0f} training images a second, evaluations included '
                                   f'({results["machine"]}): {_days(1e8 / rate / 86400)} for 100 M.')]
     return '\n'.join(lines[1:]) + '\n'
@@ -263,3 +272,12 @@ def _race(race: Race, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Itera
             for finding in report.findings(results, (race,), results['experiment'])]
     yield (_escape(f'{race.faster} against {race.slower}'), _escape(race.claim), '; '.join(ours) or 'not run',
            f'`{race.experiment}`', '-', _escape(paper.seen[race.experiment]))
+
+
+def _effects(table: Effects, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    for effect in table.rows:
+        one = dataclasses.replace(table, rows=(effect,))
+        ours = [f'[{name}](#{name}): {_escape(finding.ours)}' for name, results in kept.items()
+                for finding in report.findings(results, (one,), results['experiment'])]
+        yield (_escape(effect.claim), _escape(effect.paper), '; '.join(ours) or 'not run',
+               f'`{table.experiment}`', '-', _escape(paper.seen[table.experiment]))

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +20,8 @@ from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lib import seeds
+from lib import effects, seeds
+from lib.effects import Effects
 from lib.experiment import UsageError, in_words
 
 DAGGER = '†'
@@ -131,7 +133,9 @@ TRAINING = ('epochs', 'steps', 'training_loss', 'parameters', 'errors')
 ERROR = ('split', 'protocol', 'top1', 'top5', 'seen', 'loss')
 EVALUATION = ('members', 'errors')                      # of networks that were trained before, averaged if several
 MEMBER = ('experiment', 'origin', 'seed', 'epochs', 'parameters')
-ARM = ('name', 'learning_rate', 'seed', 'epochs_to', 'epochs', 'seen', 'curve')
+ARM = ('name', 'seed', 'epochs')
+RACED = ('learning_rate', 'epochs_to', 'seen', 'curve')     # an arm of a race
+PAIRED = ('changes', 'errors', 'parameters')            # of another comparison
 
 
 def write(workdir: Path, results: dict[str, Any]) -> Path:
@@ -169,7 +173,8 @@ def _check(results: Any, path: Path) -> None:
     kind = next((name for name in kinds if isinstance(results, dict) and name in results), None)
     for key in (*COMMON, *kinds.get(kind, TRAINING)):
         _need(results, key, key, path)
-    for name, inner in (('arms', ARM), ('errors', ERROR), ('members', MEMBER)):
+    arm = (*ARM, *(PAIRED if results.get('target') is None else RACED))
+    for name, inner in (('arms', arm), ('errors', ERROR), ('members', MEMBER)):
         for i, item in enumerate(results.get(name, ())):
             for key in inner:
                 _need(item, key, f'{name}[{i}].{key}', path)
@@ -192,13 +197,16 @@ def _finite(value: Any) -> Any:
 
 # ---------------------------------------------------------------------------------- a run beside a paper's tables
 
-def sheets(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str) -> list[Sheet]:
+def sheets(results: dict[str, Any], tables: Iterable[Table | Race | Effects], speaks_to: str) -> list[Sheet]:
     """Every table in which a row belongs to the run's experiment or to `speaks_to`, the run's numbers in those rows."""
     found, experiments = [], {results['experiment'], speaks_to}
     for table in tables:
         if isinstance(table, Race):
             if table.experiment in experiments and 'arms' in results:
                 found.append(_race(results, table))
+        elif isinstance(table, Effects):
+            if table.experiment in experiments and 'arms' in results:
+                found += [_effects(results, table, split) for split in effects.splits(results)] + [_arms(results)]
         elif 'arms' not in results and any(concerns(results, row, experiments) for row in table.rows):
             found.append(_table(results, table, experiments))
     return found
@@ -422,6 +430,42 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
                  header, tuple(rows), tuple(ours), tuple(notes))
 
 
+def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
+    """The claims, each beside the difference that was found on a split."""
+    rows = []
+    for effect in table.rows:
+        found = effects.difference(results, effect, split)
+        if found is not None:
+            ours, theirs = (statistics.fmean(effects.errors(results, arm, split).values())
+                            for arm in (effect.arm, effect.against))
+            rows.append((effect.claim, effect.paper, f'{ours:.2f}', f'{theirs:.2f}', str(found), str(len(found.each)),
+                         effects.verdict(effect, found)))
+    header = ('change', 'paper', 'error %', 'without it', 'difference (95 %)', 'seeds', 'claim')
+    return Sheet(f'{table.title}: top-1 error on {place(results, split)}', header, tuple(rows),
+                 (True,) * len(rows), ('Differences are between runs of the same seed; the interval is that of '
+                                       "Student's t over the seeds and says nothing of other images.",))
+
+
+def place(results: dict[str, Any], split: str) -> str:
+    """A split of an arm's errors, with the images that it has."""
+    seen = next(error['seen'] for arm in results['arms'] for error in arm['errors'] if error['split'] == split)
+    data = results['data']
+    name = data['validation_name'] if split == 'validation' else f'{data["validation_name"].rsplit(" ", 1)[0]} {split}'
+    return f'{seen:,} images of {name}'
+
+
+def _arms(results: dict[str, Any]) -> Sheet:
+    """Every arm: what it changes, its error on every split by seed, its length."""
+    splits, rows = effects.splits(results), []
+    for name in dict.fromkeys(arm['name'] for arm in results['arms']):
+        own = [arm for arm in results['arms'] if arm['name'] == name]
+        cells = [', '.join(f'{error:.2f}' for error in effects.errors(results, name, split).values()) or 'diverged'
+                 for split in splits]
+        rows.append((name, *cells, f'{own[0]["parameters"]:,}', number(own[0]['epochs'])))
+    header = ('arm', *(f'{place(results, split)}, top-1 %' for split in splits), 'parameters', 'epochs')
+    return Sheet('Every arm, by seed', header, tuple(rows), (True,) * len(rows), ())
+
+
 def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
     reasons, seen = [], min(arm['seen'] for arm in results['arms'])
     if not _same_data(results, race):
@@ -466,9 +510,9 @@ def provenance(results: dict[str, Any]) -> list[str]:
         return [f'Data: {data["validation_examples"]:,} examples ({data["validation_name"]}).',
                 *(f'Network: {member["origin"]}.' for member in results['members']),
                 f'Evaluation took {seconds:,.0f} s and at most {results["peak_memory_gib"]:.2f} GiB {where}', source]
-    grid = entrants(results) if 'arms' in results else []
-    own = results.get('seeds', [results['seed']])
-    n = max((e.seeds for e in grid), default=len(own))
+    grid = 'arms' in results
+    own = sorted({arm['seed'] for arm in results['arms']}) if grid else results.get('seeds', [results['seed']])
+    n = len(own)
     length = (f'{len(results["arms"])} runs, {number(sum(arm["epochs"] for arm in results["arms"]))} epochs in all'
               if grid else f'{number(results["epochs"])} epochs, {results["steps"]:,} steps')
     lines = [f'Data: {data["train_examples"]:,} training examples ({data["name"]}), '
@@ -482,7 +526,7 @@ def provenance(results: dict[str, Any]) -> list[str]:
     return lines + [f'Took {seconds:,.0f} s{hours} and at most {results["peak_memory_gib"]:.2f} GiB {where}', source]
 
 
-def show(results: dict[str, Any], tables: Iterable[Table | Race], console: Console, speaks_to: str,
+def show(results: dict[str, Any], tables: Iterable[Table | Race | Effects], console: Console, speaks_to: str,
          workdir: Path | None = None) -> None:
     """Prints what a run measured beside the paper's tables, and everything that keeps the two from being compared.
 
@@ -509,7 +553,10 @@ def _print(sheet: Sheet, console: Console) -> None:
         grid.add_column(Text(name), justify='left' if i == 0 else 'right', vertical='bottom', no_wrap=i > 0)
     for row, ours in zip(sheet.rows, sheet.ours):
         grid.add_row(*map(Text, row), style='bold' if ours else 'dim')
-    console.print(grid)
+    # A narrow terminal breaks lines, and nothing is cut off.
+    wide = Console(file=console.file, width=1000, highlight=False)
+    wide.width = max(console.width, wide.measure(grid).maximum)
+    wide.print(grid)
     for note in sheet.notes:
         console.print(Text(note))
     if sheet.notes:
@@ -518,7 +565,7 @@ def _print(sheet: Sheet, console: Console) -> None:
 
 # ------------------------------------------------------------------------------------------- all committed results
 
-def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to: str) -> Iterator[Finding]:
+def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], speaks_to: str) -> Iterator[Finding]:
     """Every number of the paper that a run speaks to, with ours."""
     for table in tables:
         if isinstance(table, Race):
@@ -530,6 +577,12 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to:
                 yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
                               ours + DAGGER * bool(race_unlike(results, table)), epochs or '-',
                               max(e.seeds for e in grid))
+        elif isinstance(table, Effects):
+            if table.experiment == speaks_to and 'arms' in results:
+                for effect, found in effects.tested(results, table):
+                    yield Finding(f'{table.title}: {effect.claim}', effect.paper,
+                                  f'{found}, {effects.verdict(effect, found)}', number(results['arms'][0]['epochs']),
+                                  len(found.each))
         elif 'arms' not in results:
             for row in table.rows:
                 for i, column in enumerate(table.columns):
@@ -542,11 +595,11 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race], speaks_to:
                                       len(results.get('seeds', [0])))
 
 
-def first_row(tables: Iterable[Table | Race], experiment: str) -> tuple[Table, Row, dict[str, int]] | None:
+def first_row(tables: Iterable[Table | Race | Effects], experiment: str) -> tuple[Table, Row, dict[str, int]] | None:
     """The first row that prints errors of an experiment itself on images that it was not trained on, its table, and by
     metric the first column with one. None if there is no such row."""
     for table in tables:
-        for row in () if isinstance(table, Race) else table.rows:
+        for row in table.rows if isinstance(table, Table) else ():
             columns: dict[str, int] = {}
             for i, column in enumerate(table.columns):
                 if column.split != 'train' and row.values[i] is not None:
@@ -570,7 +623,7 @@ def measured_of(results: dict[str, Any], experiment: str, found: tuple[Table, Ro
     return ', '.join(f'{METRICS[metric]} {text}' for metric, text in cells.items() if text != NOT_MEASURED)
 
 
-def committed(folder: Path, tables: Iterable[Table | Race]) -> str:
+def committed(folder: Path, tables: Iterable[Table | Race | Effects]) -> str:
     """The results kept in `folder`/results, as text for a terminal: every number beside the paper's, date, command.
 
     Raises:

@@ -16,21 +16,39 @@ def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
       UsageError: if they differ in something else, or a seed stands twice.
     """
     runs = sorted(runs, key=lambda run: run['seed'])
-    first, seeds = runs[0], [run['seed'] for run in runs]
-    names = f'{first["paper"]} {first["experiment"]}, seeds {", ".join(map(str, seeds))}'
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f'The results of {names} have one seed twice: keep one of the two.')
-    for key in SAME:
-        if any(run[key] != first[key] for run in runs):
-            raise UsageError(f'The results of {names} cannot be averaged, since they differ in {key}: keep them in '
-                             'folders of their own.')
+    if 'arms' in runs[0]:
+        return _arms(runs)
+    _check(runs, SAME)
     errors = []
     for parts in zip(*(run['errors'] for run in runs), strict=True):
         means = {key: statistics.fmean(part[key] for part in parts) for key in ('top1', 'top5', 'loss')}
         errors.append(parts[0] | means | {'each': {key: [part[key] for part in parts] for key in ('top1', 'top5')}})
-    return first | {
-        'errors': errors, 'seeds': seeds, 'seconds': sum(run['seconds'] for run in runs),
-        'training_loss': statistics.fmean(run['training_loss'] for run in runs),
+    return _summed(runs) | {'errors': errors, 'seeds': [run['seed'] for run in runs],
+                            'training_loss': statistics.fmean(run['training_loss'] for run in runs)}
+
+
+def _arms(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Comparisons as one, with the arms of all."""
+    _check(runs, (*(key for key in SAME if key not in ('epochs', 'parameters')), 'target'))
+    return _summed(runs) | {'arms': [arm for run in runs for arm in run['arms']],
+                            'steps': sum(run['steps'] for run in runs)}
+
+
+def _check(runs: Sequence[dict[str, Any]], same: Sequence[str]) -> None:
+    first, seeds = runs[0], [run['seed'] for run in runs]
+    names = f'{first["paper"]} {first["experiment"]}, seeds {", ".join(map(str, seeds))}'
+    if len(set(seeds)) < len(seeds):
+        raise UsageError(f'The results of {names} have one seed twice: keep one of the two.')
+    for key in same:
+        if any(run[key] != first[key] for run in runs):
+            raise UsageError(f'The results of {names} cannot be averaged, since they differ in {key}: keep them in '
+                             'folders of their own.')
+
+
+def _summed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The first run with what all of them took, and where they come from."""
+    return runs[0] | {
+        'seconds': sum(run['seconds'] for run in runs),
         'peak_memory_gib': max(run['peak_memory_gib'] for run in runs),
         'commit': ' and '.join(dict.fromkeys(run['commit'] for run in runs)),
         'date': ' to '.join(dict.fromkeys((min(run['date'] for run in runs), max(run['date'] for run in runs)))),

@@ -383,8 +383,7 @@ class _Training:
         finally:
             self.bars.remove_task(bar)
         record = {'step': self.step, 'epoch': self.epoch, 'split': self.experiment.evaluation.split,
-                  'protocol': evaluation.protocol, 'top1': found.percent(found.top1), 'top5': found.percent(found.top5),
-                  'seen': found.seen, 'loss': found.loss}
+                  'protocol': evaluation.protocol, **found.record()}
         self._log({'kind': 'evaluation', **record})
         self.console.print(f'epoch {self.epoch:6.2f}  step {self.step:7d}  {record["split"]} error, {words}: '
                            f'top-1 {record["top1"]:.2f} %, top-5 {record["top5"]:.2f} %, loss {record["loss"]:.3f}',

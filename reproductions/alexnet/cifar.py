@@ -21,6 +21,7 @@ class Conv:
     maps: int
     deviation: float
     size: int = 5
+    groups: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +47,20 @@ class Activation:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """3x3 windows at stride 2, rounded up."""
+    """Windows of `size` pixels a side at stride 2, rounded up: 3 in all published files, where they overlap."""
     kind: Literal['max', 'average', 'min']
+    size: int = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class GlobalAverage:
+    """The mean of each map, where the published files flatten the maps into the last layer."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Dropout:
+    """Of the outputs of the layer before; in no published file."""
+    rate: float = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +77,7 @@ class SameMapNorm:
     alpha: float = 5e-5 / 3**2
 
 
-Layer = Conv | Local | Dense | Activation | Pool | CrossMapNorm | SameMapNorm
+Layer = Conv | Local | Dense | Activation | Pool | GlobalAverage | Dropout | CrossMapNorm | SameMapNorm
 
 LAYERS_80SEC = (
     Conv('conv1', 32, 1e-4), Pool('max'), Activation(),
@@ -95,10 +108,11 @@ LAYERS_11PCT = (
 
 @dataclasses.dataclass(frozen=True)
 class CifarModel:
-    """One of the networks above. `init` 'scaled' replaces the published deviations by N(0, 1 / fan-in)."""
+    """One of the networks above, or a change of it."""
     layers: tuple[Layer, ...]
-    activation: Literal['relu', 'tanh'] = 'relu'
-    init: Literal['published', 'scaled'] = 'published'
+    activation: Literal['relu', 'tanh', 'abs_tanh'] = 'relu'
+    init: Literal['published', 'scaled', 'gaussian'] = 'published'  # deviations as published; N(0, 1 / fan-in); or
+    # N(0, 0.01^2) in all layers, as the paper has it for ImageNet (section 5)
 
 
 class CifarNet(nnx.Module):
@@ -109,35 +123,42 @@ class CifarNet(nnx.Module):
         side, maps = image_size, 3
         for layer in model.layers:
             if isinstance(layer, Pool):
-                side = layers.output_size(side, 3, 2)
+                side = layers.output_size(side, layer.size, 2)
+            elif isinstance(layer, GlobalAverage):
+                side = 1
             elif isinstance(layer, (Conv, Local, Dense)):
-                init = layers.normal(layer.deviation) if model.init == 'published' else layers.scaled(1.0)
+                init = {'published': layers.normal(layer.deviation), 'scaled': layers.scaled(1.0),
+                        'gaussian': layers.normal(0.01)}[model.init]
                 if isinstance(layer, Dense):
                     made = layers.Linear(side * side * maps, layer.units, init=init, rngs=rngs)
                     side, maps = 1, layer.units
                 else:
                     shape = dict(padding=layer.size // 2, init=init, rngs=rngs)
-                    made = layers.Conv(maps, layer.maps, layer.size, **shape) if isinstance(layer, Conv) else \
-                        layers.Local(side, maps, layer.maps, layer.size, **shape)
+                    made = layers.Conv(maps, layer.maps, layer.size, groups=layer.groups, **shape) \
+                        if isinstance(layer, Conv) else layers.Local(side, maps, layer.maps, layer.size, **shape)
                     maps = layer.maps
                 setattr(self, layer.name, made)
 
     def __call__(self, x: jax.Array, key: jax.Array | None = None, tap=untapped) -> jax.Array:
-        """There is no dropout, so a key makes no difference. Layers without names are tapped as relu1, pool1, norm1."""
+        """A dropout key means training; none, evaluation. Layers without names are tapped as relu1, pool1, norm1."""
         counts = collections.Counter()
 
         def number(kind):
             counts[kind] += 1
             return f'{kind}{counts[kind]}'
 
-        for layer in self.model.layers:
+        for place, layer in enumerate(self.model.layers):
             match layer:
                 case Conv() | Local() | Dense():
                     x = tap(layer.name, getattr(self, layer.name)(x))
                 case Activation():
                     x = tap(number(self.model.activation), layers.ACTIVATIONS[self.model.activation](x))
                 case Pool():
-                    x = tap(number('pool'), layers.POOLS[layer.kind](x, 3, 2))
+                    x = tap(number('pool'), layers.POOLS[layer.kind](x, layer.size, 2))
+                case GlobalAverage():
+                    x = tap('global_average', x.mean((1, 2)))
+                case Dropout():
+                    x = layers.dropout(x, layer.rate, None if key is None else jax.random.fold_in(key, place))
                 case CrossMapNorm():
                     x = tap(number('norm'), layers.local_response_norm(x, layer.n, 1.0, layer.alpha, 0.75))
                 case SameMapNorm():

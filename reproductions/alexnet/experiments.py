@@ -1,9 +1,8 @@
-"""AlexNet's recipe as published (section 5), its ablations, and cuda-convnet's recipes for CIFAR-10."""
+"""AlexNet's recipe as published (section 5), its ablations, and those of other people."""
 import dataclasses
 
-from lib.experiment import Arm, Checkpoint, Comparison, Data, Evaluation, Experiment, Optimizer, change_all
-from reproductions.alexnet import cifar
-from reproductions.alexnet.cifar import CifarModel
+from lib.experiment import Checkpoint, Data, Evaluation, Experiment, Optimizer, change_all
+from reproductions.alexnet import cifar_experiments
 from reproductions.alexnet.model import Model
 
 PAPER = Experiment(
@@ -90,53 +89,10 @@ FALL_2009 = dict(data__source='folder:~/imagenet-fall2009', data__train_split='a
 FALL_2011 = dict(data__source='folder:~/imagenet-fall2011', data__train_split='all[50000:]',
                  data__validation_split='all[:50000]', model__classes=21_841, model__conv6=256)
 
-# Biases learn at twice the rate of weights and are not decayed in all of cuda-convnet's parameter files.
-CIFAR_OPTIMIZER = Optimizer(learning_rate=0.001, momentum=0.9, bias_learning_rate=2.0, schedule='steps')
-CIFAR_DATA = Data(source='cifar10', train_split='train', validation_split='test', image_size=32)
-CIFAR_CROPS = dataclasses.replace(CIFAR_DATA, image_size=24, crop='random', reflect=True)
-
-
-def cuda_convnet(percent: str, layers: tuple, decay: dict[str, float], epochs: int, drop_epochs: tuple[int, ...],
-                 data: Data = CIFAR_DATA) -> Experiment:
-    """One of cuda-convnet's published CIFAR-10 recipes; `decay` by layer."""
-    return Experiment(
-        summary=f"CIFAR-10, cuda-convnet's layers-{percent}.cfg",
-        source=f'cuda-convnet, layers-{percent}',
-        published='cifar_' + percent.removeprefix('conv-local-'),
-        model=CifarModel(layers),
-        data=data,
-        optimizer=dataclasses.replace(CIFAR_OPTIMIZER, layer_weight_decay=tuple(decay.items()),
-                                      drop_epochs=drop_epochs),
-        evaluation=Evaluation(crops='ten' if data.crop == 'random' else 'centre'),
-        batch_size=128,
-        epochs=epochs)
-
-
-SMALL_CONVS = {'conv1': 0.004, 'conv2': 0.004, 'conv3': 0.004}
-LOCALS = {'local3': 0.004, 'local4': 0.004}
-
-# The four-layer network is layers-19pct without weight decay; see "Open questions" in the README for each choice.
-FIGURE1_BASE = dataclasses.replace(
-    cuda_convnet('19pct', cifar.LAYERS_19PCT, {}, epochs=40, drop_epochs=()),
-    summary='one arm of Figure 1', source='Figure 1', published='cifar_19pct',
-    model=CifarModel(cifar.LAYERS_19PCT, init='scaled'),
-    data=dataclasses.replace(CIFAR_DATA, pixel_scale=64.0),
-    optimizer=Optimizer(learning_rate=0.01, momentum=0.9, schedule='constant'),
-    evaluation=Evaluation(split='train', batch_size=500, stop_below=25.0))
-
-FIGURE1 = Comparison(
-    summary='CIFAR-10: epochs until 25 % training error with ReLU and with tanh, four-layer net, rates from a grid',
-    source='Figure 1',
-    base=FIGURE1_BASE,
-    arms=tuple(Arm(activation, (('model.activation', activation), ('optimizer.learning_rate', rate)))
-               for activation, rates in (('relu', (0.01, 0.02, 0.005)), ('tanh', (0.006, 0.012, 0.003)))
-               for rate in rates))
-
 EXPERIMENTS = {
     'paper': PAPER,
     'quickstart': QUICKSTART,
     'small': SMALL,
-    'figure1': FIGURE1,
     'ilsvrc2010': ablation('the recipe on ILSVRC-2010, from a folder of images; test: --eval_only '
                            '--set data.validation_split=test', 'Table 1, CNN', 'ilsvrc2010', **ILSVRC2010),
     'fall_2009': ablation('10,184 classes and a sixth convolution, from a folder of images; test: --eval_only '
@@ -174,11 +130,5 @@ EXPERIMENTS = {
     **weird_trick(512, 128), **weird_trick(1024, 1024), **weird_trick(1024, 128),
     'cuda_convnet2': ablation('the network of one_weird_trick_128 with softmax and ten crops', "cuda-convnet2's page",
                               'cuda_convnet2', **WEIRD_TRICK | dict(model__loss='softmax', evaluation__crops='ten')),
-    'cifar_80sec': cuda_convnet('80sec', cifar.LAYERS_80SEC, SMALL_CONVS | {'fc64': 0.03, 'fc10': 0.03}, 10, (8,)),
-    'cifar_19pct': cuda_convnet('19pct', cifar.LAYERS_19PCT, SMALL_CONVS | {'fc10': 3.0}, 140, (120, 130)),
-    'cifar_18pct': cuda_convnet('18pct', cifar.LAYERS_18PCT, SMALL_CONVS | {'fc10': 1.0}, 140, (120, 130)),
-    'cifar_13pct': cuda_convnet('conv-local-13pct', cifar.LAYERS_13PCT, LOCALS | {'fc10': 0.004}, 520, (500, 510),
-                                CIFAR_CROPS),
-    'cifar_11pct': cuda_convnet('conv-local-11pct', cifar.LAYERS_11PCT, LOCALS | {'fc10': 0.01}, 520, (500, 510),
-                                CIFAR_CROPS),
+    **cifar_experiments.EXPERIMENTS,
 }

@@ -1,7 +1,7 @@
 """LeNet-5's recipe as published (section III, appendices A to C), and what is called LeNet-5 now."""
 import dataclasses
 
-from lib.experiment import Data, Evaluation, Experiment, Optimizer, change_all
+from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change_all
 from reproductions.lenet5.caffe import CaffeModel
 from reproductions.lenet5.model import Model
 
@@ -35,6 +35,12 @@ MODERN = dict(model__connections='full', model__subsampling='max', model__output
 
 EXPERIMENTS = {
     'paper': PAPER,
+    'training_sizes': Comparison(
+        summary='the first 15,000 and 30,000 training images, and all of them; each twenty passes',
+        source='section III, Figure 6',
+        base=PAPER,
+        arms=tuple(Arm(f'images_{size}', (('data.train_split', f'train[:{size}]'),)) for size in (15000, 30000, 60000)),
+        splits=('train',)),
     'distortions': ablation('60,000 fresh distortions a pass: translated, scaled, squeezed, sheared',
                             'Figure 9, LeNet-5 with distortions', 'distortions', data__affine=(1.0, 0.1, 0.1, 0.2)),
     'scaled_init': ablation('initial weights of variance 1 / fan-in', 'appendix A, and Efficient BackProp 1998',

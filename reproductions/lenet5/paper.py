@@ -3,6 +3,7 @@ Recognition", Proceedings of the IEEE 86(11), November 1998.
 
 Error rates are in %, as printed. Every row names the experiment that reproduces it or says why none does.
 """
+from lib.effects import Effect, Effects
 from lib.paper import Counts
 from lib.report import Column, Row, Table
 
@@ -91,12 +92,24 @@ TRAINING_ERROR = Table(
     epochs=20,
 )
 
-TABLES = (FIGURE_9, TRAINING_ERROR)
+# The figure's curves are not at hand as numbers.
+SIZES_OF_TRAINING_SET = Effects(
+    title='Figure 6, size of the training set',
+    data='MNIST test',
+    experiment='training_sizes',
+    rows=(
+        Effect('15,000 instead of 60,000 training images', 'images_15000', 'images_60000', 'more error', 'more'),
+        Effect('30,000 instead of 60,000 training images', 'images_30000', 'images_60000', 'more error', 'more'),
+        Effect('15,000 instead of 30,000 training images', 'images_15000', 'images_30000', 'more error', 'more'),
+    ))
+
+TABLES = (FIGURE_9, TRAINING_ERROR, SIZES_OF_TRAINING_SET)
 
 TWO_STEPS = 'two steps in small'
 SEEN = {
     'paper': 'run to its end; counts, connections, sizes, PyTorch',
     'distortions': 'run to its end',
+    'training_sizes': 'run to its end',
     'modern': 'counts, sizes, PyTorch',
     'caffe': "weights in Caffe's format give the logits of OpenCV's reader",
 }

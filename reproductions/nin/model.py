@@ -93,6 +93,20 @@ PLAIN = (
     MLPConv(192, 5, padding=2), Pool(), Dropout(),
     MLPConv(192, 3, (10,), padding=1), GlobalAverage())
 
+
+
+def narrow(stack: tuple[Layer, ...], divisor: int) -> tuple[Layer, ...]:
+    """The layers with that part of the maps, but for the maps of the classes."""
+    last = [layer for layer in stack if isinstance(layer, MLPConv)][-1]
+
+    def widths(layer: MLPConv) -> tuple[int, ...]:
+        return tuple(width if layer is last and place == len(layer.widths) - 1 else width // divisor
+                     for place, width in enumerate(layer.widths))
+
+    return tuple(dataclasses.replace(layer, maps=layer.maps // divisor, widths=widths(layer))
+                 if isinstance(layer, MLPConv) else layer for layer in stack)
+
+
 # A pair of networks from the literature that teaches what flattening costs.
 _CONVOLUTIONS = (
     MLPConv(96, 11, stride=4), MLPConv(256, 5, padding=2), Pool(), MLPConv(384, 3), Pool(),

@@ -1,0 +1,79 @@
+"""The arms of a comparison, one training after another."""
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from launch.cli import console
+from lib.experiment import Arm, Comparison, Experiment, require
+from lib.task import count
+from lib.train import Diverged, Outcome
+
+
+def chosen(comparison: Comparison, names: list[str] | None) -> dict[str, Arm]:
+    """The arms by their labels: all of them, or those that --arms names.
+
+    Raises:
+      UsageError: if one of the names is none of an arm.
+    """
+    arms = comparison.labelled
+    unknown = [name for name in names or () if name not in arms]
+    require(not unknown, f'--arms={",".join(names or ())} names {", ".join(unknown)}; the arms are: {", ".join(arms)}.')
+    return {label: arm for label, arm in arms.items() if names is None or label in names}
+
+
+def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path, begin: Callable[[str, Path], None],
+        go: Callable[[Experiment, Path], Outcome],
+        measure: Callable[[Experiment, Outcome, str], dict[str, Any]]) -> dict[str, Any]:
+    """Trains the arms, each in a folder of its own, and returns what results.json says of them.
+
+    In a race an arm that has not reached the target in as many epochs as the fastest of its name so far is not run
+    further.
+
+    Args:
+      comparison: of which the arms are a part.
+      arms: by their labels.
+      folder: the workdir.
+      begin: writes to the folder of the arm with a label which network it will hold.
+      go: trains an experiment in a folder.
+      measure: the error of an experiment's outcome on another split of its data.
+    """
+    target = comparison.base.evaluation.stop_below
+    fastest: dict[str, float] = {}
+    found = []
+    for label, arm in arms.items():
+        experiment = comparison.experiment(arm)
+        if target is not None:
+            limit = min(experiment.epochs, math.ceil(fastest.get(arm.name, experiment.epochs)))
+            experiment = dataclasses.replace(experiment, epochs=limit)
+        place = folder / label
+        place.mkdir(exist_ok=True)
+        begin(label, place)
+        console.print(f'{label}, at most {experiment.epochs} epochs: {place}', markup=False, soft_wrap=True)
+        errors = []
+        try:
+            outcome = go(experiment, place)
+            errors = outcome.errors + [measure(experiment, outcome, split) for split in comparison.splits]
+        except Diverged as diverged:
+            console.print(str(diverged), markup=False, soft_wrap=True)
+            outcome = diverged.outcome
+        curve = [[e['epoch'], e['top1']] for e in outcome.evaluations]
+        reached = None if target is None else epochs_to(curve, target)
+        if reached is not None:
+            fastest[arm.name] = min(reached, fastest.get(arm.name, math.inf))
+        found.append({'name': arm.name, 'changes': {path: str(value) for path, value in arm.changes},
+                      'learning_rate': experiment.optimizer.learning_rate, 'seed': experiment.seed,
+                      'epochs_to': reached, 'epochs': outcome.epoch, 'steps': outcome.step, 'seconds': outcome.seconds,
+                      'seen': outcome.evaluations[0]['seen'], 'curve': curve, 'errors': errors,
+                      'parameters': count(outcome.params)})
+    return {'arms': found, 'target': target, 'seconds': sum(arm['seconds'] for arm in found)}
+
+
+def epochs_to(curve: list[list[float]], target: float) -> float | None:
+    """Epochs until the error of a curve [[epoch, %], ...] first falls below the target, on the straight line between
+    the two evaluations around it; None if it never does."""
+    for (epoch, error), (next_epoch, next_error) in zip(curve, curve[1:]):
+        if next_error < target:
+            return epoch + (next_epoch - epoch) * (error - target) / (error - next_error)
+    return None

@@ -1,0 +1,93 @@
+"""Claims on what a change does to error, tested by the arms of a comparison: each pair of arms has the same seeds, and
+the mean of their differences has a 95 % interval by Student's t."""
+import dataclasses
+import math
+import statistics
+from collections.abc import Iterator
+from typing import Any, Literal, NamedTuple
+
+import scipy.stats
+
+
+@dataclasses.dataclass(frozen=True)
+class Effect:
+    """A claim, and the two arms whose difference in error tests it."""
+    claim: str                                          # what `arm` changes
+    arm: str
+    against: str
+    paper: str                                          # what the paper says of the difference, and where
+    sign: Literal['more', 'less'] | None                # error that it says `arm` has beside `against`; None: no claim
+
+
+@dataclasses.dataclass(frozen=True)
+class Effects:
+    """The claims that a comparison was made for."""
+    title: str
+    data: str                                           # as a person calls it
+    experiment: str                                     # a Comparison that is no race
+    rows: tuple[Effect, ...]
+
+
+class Difference(NamedTuple):
+    """Error of one arm minus that of another, in percentage points."""
+    each: tuple[float, ...]                             # by seed
+    mean: float
+    half: float                                         # of the 95 % interval; infinite for one seed
+
+    @property
+    def sign(self) -> str | None:
+        """'more' or 'less' error, if zero lies outside the interval."""
+        return None if abs(self.mean) <= self.half else 'more' if self.mean > 0 else 'less'
+
+    def __str__(self) -> str:
+        if math.isinf(self.half):
+            return f'{self.mean:+.2f}'
+        return f'{self.mean:+.2f} ({self.mean - self.half:+.2f} to {self.mean + self.half:+.2f})'
+
+
+def splits(results: dict[str, Any]) -> list[str]:
+    """What the arms were measured on, the comparison's own split first."""
+    return list(dict.fromkeys(error['split'] for arm in results['arms'] for error in arm['errors']))
+
+
+def errors(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:
+    """{seed: top-1 error in %} of an arm, by the evaluation that its experiment names."""
+    found = {}
+    for one in results['arms']:
+        of_split = [error for error in one['errors'] if error['split'] == split]
+        if one['name'] == arm and of_split and of_split[0]['top1'] is not None:
+            found[one['seed']] = of_split[0]['top1']
+    return found
+
+
+def difference(results: dict[str, Any], effect: Effect, split: str) -> Difference | None:
+    """Of the seeds that both arms were trained with; None if there are none."""
+    ours, theirs = (errors(results, arm, split) for arm in (effect.arm, effect.against))
+    each = tuple(ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys()))
+    return paired(each) if each else None
+
+
+def paired(each: tuple[float, ...]) -> Difference:
+    """The mean of differences with its interval."""
+    half = math.inf
+    if len(each) > 1:
+        half = float(scipy.stats.t.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / len(each)**0.5
+    return Difference(each, statistics.fmean(each), half)
+
+
+def verdict(effect: Effect, found: Difference) -> str:
+    """What the difference says of the claim."""
+    if effect.sign is None:
+        return {None: 'no difference seen', 'more': 'more error', 'less': 'less error'}[found.sign]
+    if found.sign is not None:
+        return 'holds' if found.sign == effect.sign else 'does not hold'
+    leans = 'more' if found.mean > 0 else 'less'
+    return 'undecided, leans ' + ('towards it' if leans == effect.sign else 'against it')
+
+
+def tested(results: dict[str, Any], effects: Effects) -> Iterator[tuple[Effect, Difference]]:
+    """Every claim that the results speak to, with the difference on the comparison's own split."""
+    for effect in effects.rows:
+        found = difference(results, effect, splits(results)[0])
+        if found is not None:
+            yield effect, found
