@@ -1,0 +1,140 @@
+"""Paired comparisons: differences with their interval, what they say of a claim, and how they are told and drawn."""
+import json
+import math
+
+import pytest
+from matplotlib import image
+
+from lib import effects, figures, readme, report, seeds
+from lib.effects import Effect, Effects
+from lib.experiment import UsageError
+from lib.paper import Paper
+from tests.test_report import LONG, RESULTS, line, shown
+
+LESS = Effect('norms help', 'norm', 'plain', '-2 on FISH', 'less')
+MORE = Effect('norms harm', 'norm', 'plain', '+2 on FISH', 'more')
+OPEN = Effect('tanh', 'tanh', 'plain', 'nothing', None)
+TABLE = Effects('In small', 'BIRDS, five batches', 'pair', (LESS, OPEN))
+PAPERS = {'alexnet': Paper('alexnet', {'pair': LONG}, None, (TABLE,), 'conv1', None, {'pair': 'pair flies'}, counts={})}
+PLAIN, NORM = (20.0, 21.0, 22.0), (18.1, 19.0, 19.9)        # differences of -1.9, -2.0, -2.1: deviation 0.1
+
+
+def arm(name, top1, seed=0):
+    """Measured on both splits, with 1 % more on the test images; diverged without an error."""
+    errors = [] if top1 is None else [
+        {'split': split, 'protocol': 'centre', 'top1': top1 + more, 'top5': 1.0, 'seen': 1000, 'loss': 0.5}
+        for split, more in (('validation', 0), ('test', 1))]
+    return {'name': name, 'changes': {}, 'learning_rate': 0.1, 'seed': seed, 'epochs_to': None, 'epochs': 15, 'steps': 30,
+            'seconds': 2.0, 'seen': 1000, 'curve': [[0, 90.0], [15, top1]], 'errors': errors, 'parameters': 1234}
+
+
+def compared(*arms, **changes):
+    data = RESULTS['data'] | {'validation_name': 'birds 1.0 train[4000:]'}
+    return {key: value for key, value in RESULTS.items() if key not in report.TRAINING} | {
+        'experiment': 'pair', 'target': None, 'data': data, 'arms': list(arms), 'steps': 30 * len(arms),
+        'seconds': 2.0 * len(arms)} | changes
+
+
+THREE = compared(*(arm(name, top1, seed) for name, each in (('plain', PLAIN), ('norm', NORM))
+                   for seed, top1 in enumerate(each)), arm('tanh', 25.0, 1), arm('tanh', None, 2))
+ONE = compared(arm('plain', 20.0), arm('norm', 18.0), arm('tanh', 20.5))
+
+
+def test_mean_and_interval_are_those_worked_by_hand():
+    """t of two degrees of freedom is 4.303 at 97.5 %: 4.303 * 0.1 / 3^0.5 = 0.248."""
+    found = effects.difference(THREE, LESS, 'validation')
+    assert found.each == pytest.approx((-1.9, -2.0, -2.1)) and found.mean == pytest.approx(-2)
+    assert found.half == pytest.approx(0.24841, abs=1e-5) and str(found) == '-2.00 (-2.25 to -1.75)'
+    one = effects.difference(ONE, LESS, 'test')
+    assert (one.each, one.mean, one.half, str(one)) == ((-2.0,), -2.0, math.inf, '-2.00')
+
+
+def test_only_seeds_of_both_arms_count():
+    assert effects.difference(THREE, OPEN, 'validation').each == (4.0,)             # seed 1; seed 2 diverged
+    assert effects.difference(compared(arm('plain', 20.0), arm('norm', 19.0, seed=1)), LESS, 'validation') is None
+    assert effects.difference(ONE, LESS, 'train') is None
+
+
+@pytest.mark.parametrize('effect, each, words', [
+    (LESS, (-1.9, -2.0, -2.1), 'holds'), (MORE, (1.9, 2.0, 2.1), 'holds'),
+    (LESS, (1.9, 2.0, 2.1), 'does not hold'), (MORE, (-1.9, -2.0, -2.1), 'does not hold'),
+    (LESS, (-3.0, 1.0), 'undecided, leans towards it'), (LESS, (3.0, -1.0), 'undecided, leans against it'),
+    (MORE, (-3.0,), 'undecided, leans against it'), (MORE, (3.0,), 'undecided, leans towards it'),
+    (OPEN, (1.9, 2.0, 2.1), 'more error'), (OPEN, (-1.9, -2.0, -2.1), 'less error'),
+    (OPEN, (-3.0, 1.0), 'no difference seen'), (OPEN, (3.0,), 'no difference seen')])
+def test_verdicts(effect, each, words):
+    assert effects.verdict(effect, effects.paired(each)) == words
+
+
+def test_the_report_has_every_claim_on_every_split_and_every_arm():
+    validation, test, arms = report.sheets(THREE, (TABLE,), 'paper')
+    assert validation.title == 'In small: top-1 error on 1,000 images of birds 1.0 train[4000:]'
+    assert test.title == 'In small: top-1 error on 1,000 images of birds 1.0 test'
+    assert validation.rows[0] == ('norms help', '-2 on FISH', '19.00', '21.00', '-2.00 (-2.25 to -1.75)', '3', 'holds')
+    assert validation.rows[1][-3:] == ('+4.00', '1', 'no difference seen')
+    assert test.rows[0][2:4] == ('20.00', '22.00')
+    assert arms.rows == (('plain', '20.00, 21.00, 22.00', '21.00, 22.00, 23.00', '1,234', '15'),
+                         ('norm', '18.10, 19.00, 19.90', '19.10, 20.00, 20.90', '1,234', '15'),
+                         ('tanh', '25.00', '26.00', '1,234', '15'))
+    text = shown(THREE, (TABLE,), 'paper')
+    assert line(text, 'norms help')[4:] == ['-2.00 (-2.25 to -1.75)', '3', 'holds'] and 'n = 3' in text
+
+
+def test_findings_are_those_of_the_comparisons_own_split():
+    found = [(f.claim, f.paper, f.ours, f.epochs, f.seeds) for f in report.findings(THREE, (TABLE,), 'pair')]
+    assert found == [('In small: norms help', '-2 on FISH', '-2.00 (-2.25 to -1.75), holds', '15', 3),
+                     ('In small: tanh', 'nothing', '+4.00, no difference seen', '15', 1)]
+    assert not list(report.findings(THREE, (TABLE,), 'other'))
+
+
+@pytest.mark.parametrize('arms', [[arm('plain', None), arm('norm', None)], [arm('norm', 18.0)]],
+                         ids=['all diverged', 'one arm'])
+def test_arms_without_a_pair_are_told_and_not_judged(arms, tmp_path):
+    results = report.read(report.write(tmp_path, compared(*arms)))
+    assert not list(report.findings(results, (TABLE,), 'pair'))
+    assert len(line(shown(results, (TABLE,), 'pair'), 'norm')) > 2
+    figures.comparison(results, (TABLE,), tmp_path / 'curve.png')
+
+
+def test_differences_are_drawn_for_one_seed_and_for_several(tmp_path):
+    pictures = []
+    for results in (ONE, THREE):
+        figures.comparison(results, (TABLE,), tmp_path / 'curve.png')
+        pictures.append(image.imread(tmp_path / 'curve.png'))
+    assert pictures[0].shape == pictures[1].shape and (pictures[0] != pictures[1]).any()
+    green = [((picture[..., :3] * 255).round() == (0x2f, 0x8f, 0x4e)).all(-1).sum() for picture in pictures]
+    assert green[0] == 0 < green[1]                     # what holds
+
+
+def seed_of(number, **changes):
+    arms = [arm(name, each[number], number) for name, each in (('plain', PLAIN), ('norm', NORM))]
+    return compared(*arms, seed=number, **changes)
+
+
+def test_comparisons_of_several_seeds_become_one():
+    found = seeds.together([seed_of(2), seed_of(0), seed_of(1)])
+    assert [(arm['name'], arm['seed']) for arm in found['arms']] == [
+        (name, seed) for seed in (0, 1, 2) for name in ('plain', 'norm')]
+    assert (found['steps'], found['seconds']) == (180, 12.0)
+    assert str(effects.difference(found, LESS, 'validation')) == '-2.00 (-2.25 to -1.75)'
+
+
+@pytest.mark.parametrize('changes, sentence', [({'target': 25.0}, 'differ in target'), ({'seed': 0}, 'one seed twice'),
+                                               ({'differences': {'epochs': [140, 3]}}, 'differ in differences')])
+def test_comparisons_that_differ_in_more_are_refused(changes, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        seeds.together([seed_of(0), seed_of(1) | changes])
+
+
+def test_the_readme_says_of_every_claim_what_was_found(tmp_path):
+    assert "| pair flies |" in readme._claims(tmp_path, PAPERS['alexnet'])
+    for number in range(3):
+        place = tmp_path / 'results' / 'pair' / f'seed-{number}'
+        place.mkdir(parents=True)
+        (place / 'results.json').write_text(json.dumps(seed_of(number)))
+    text = readme._claims(tmp_path, PAPERS['alexnet'])
+    rows = {row.strip('| ').split(' | ')[0]: row.strip('| ').split(' | ')[1:] for row in text.splitlines()}
+    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75), holds', '`pair`', '-',
+                                  'pair flies']
+    assert rows['tanh'][1] == 'not run'
+    assert 'read 60 training images a second' in text   # 180 steps of 4 in 12 s
