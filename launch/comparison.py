@@ -67,7 +67,7 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path, begin: Ca
                       'epochs_to': reached, 'epochs': outcome.epoch, 'steps': outcome.step, 'seconds': outcome.seconds,
                       'seen': outcome.evaluations[0]['seen'], 'curve': curve, 'errors': errors,
                       'parameters': count(outcome.params)})
-    return {'arms': found, 'target': target, 'seconds': sum(arm['seconds'] for arm in found)}
+    return {'arms': found, 'target': target, **{key: sum(arm[key] for arm in found) for key in ('steps', 'seconds')}}
 
 
 def epochs_to(curve: list[list[float]], target: float) -> float | None:

@@ -88,6 +88,6 @@ def verdict(effect: Effect, found: Difference) -> str:
 def tested(results: dict[str, Any], effects: Effects) -> Iterator[tuple[Effect, Difference]]:
     """Every claim that the results speak to, with the difference on the comparison's own split."""
     for effect in effects.rows:
-        found = difference(results, effect, splits(results)[0])
+        found = difference(results, effect, next(iter(splits(results)), ''))
         if found is not None:
             yield effect, found

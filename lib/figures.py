@@ -116,8 +116,11 @@ def comparison(results: dict[str, Any], tables: Iterable[Any], output_png: Path)
 
 
 def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> None:
-    """Draws each difference with its interval, a dot a seed, the side that the paper claims shaded."""
+    """Draws each difference with its interval, a dot a seed, the side that the paper claims shaded; no
+    difference, no picture."""
     found = list(effects.tested(results, table))
+    if not found:
+        return
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.5 * len(found)), dpi=DPI, layout='constrained')
     widest = 1.15 * max(max(map(abs, (*one.each, one.mean - _finite(one.half), one.mean + _finite(one.half))))
                         for _, one in found)

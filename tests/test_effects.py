@@ -24,8 +24,9 @@ def arm(name, top1, seed=0):
     errors = [] if top1 is None else [
         {'split': split, 'protocol': 'centre', 'top1': top1 + more, 'top5': 1.0, 'seen': 1000, 'loss': 0.5}
         for split, more in (('validation', 0), ('test', 1))]
-    return {'name': name, 'changes': {}, 'learning_rate': 0.1, 'seed': seed, 'epochs_to': None, 'epochs': 15, 'steps': 30,
-            'seconds': 2.0, 'seen': 1000, 'curve': [[0, 90.0], [15, top1]], 'errors': errors, 'parameters': 1234}
+    return {'name': name, 'changes': {}, 'learning_rate': 0.1, 'seed': seed, 'epochs_to': None, 'epochs': 15,
+            'steps': 30, 'seconds': 2.0, 'seen': 1000, 'curve': [[0, 90.0], [15, top1]], 'errors': errors,
+            'parameters': 1234}
 
 
 def compared(*arms, **changes):
@@ -127,7 +128,7 @@ def test_comparisons_that_differ_in_more_are_refused(changes, sentence):
 
 
 def test_the_readme_says_of_every_claim_what_was_found(tmp_path):
-    assert "| pair flies |" in readme._claims(tmp_path, PAPERS['alexnet'])
+    assert '| pair flies |' in readme._claims(tmp_path, PAPERS['alexnet'])
     for number in range(3):
         place = tmp_path / 'results' / 'pair' / f'seed-{number}'
         place.mkdir(parents=True)
