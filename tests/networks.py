@@ -1,4 +1,6 @@
 """What is asked of every paper's networks: that they train, and that placement changes nothing."""
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +44,13 @@ def two_steps(build, experiment, stored: int, still: tuple[str, ...] = ()):
     assert np.isfinite(losses).all()
     size = sum(float(np.abs(np.float64(leaf)).sum()) for leaf in jax.tree.leaves(state['params']))   # decay moves it
     return count(before), losses, [learning_rate(experiment, 1000, step, ()) for step in (0, 2000, 6000, 9000)], size
+
+
+def every_arm_differs(comparison, outcome):
+    """Asserts that no two arms of a comparison have the same `outcome`, a function of an experiment."""
+    found = {label: outcome(comparison.experiment(arm)) for label, arm in comparison.labelled.items()}
+    assert len(found) > 1
+    assert [pair for pair in itertools.combinations(found, 2) if found[pair[0]] == found[pair[1]]] == []
 
 
 def loss_and_gradient_on(shape: str, task, experiment, scale: float = 50.0):

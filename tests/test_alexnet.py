@@ -93,8 +93,6 @@ def test_published_initialisation():
 def small(experiment, init='scaled'):
     """The same experiment with few maps, small images and batches, and initial weights that let a signal through so
     few maps."""
-    if isinstance(experiment, Comparison):
-        experiment = experiment.base
     if isinstance(experiment.model, Model):
         narrow = {96: 8, 48: 4, 64: 6, 24: 4, 128: 8, 256: 16, 192: 12, 384: 12}
         widths = tuple(narrow[width] for width in experiment.model.widths)
@@ -116,11 +114,14 @@ def paper_steps():
     return two_steps(small(PAPER))
 
 
-@pytest.mark.parametrize('name', [name for name in EXPERIMENTS if name != 'paper'])
+COMPARISONS = [name for name, experiment in EXPERIMENTS.items() if isinstance(experiment, Comparison)]
+
+
+@pytest.mark.parametrize('name', [name for name in EXPERIMENTS if name not in ('paper', *COMPARISONS)])
 def test_every_experiment_trains_and_differs_from_the_paper(name, paper_steps):
     """An ablation that changes nothing is a mistake, and so is one in which a parameter never moves."""
     experiment = EXPERIMENTS[name]
-    published = EXPERIMENTS[experiment.published] if not isinstance(experiment, Comparison) else PAPER
+    published = EXPERIMENTS[experiment.published]
     assert experiment is published or diff(experiment, published)
     if name in SAME_RECIPE:
         assert two_steps(small(experiment)) == paper_steps
@@ -129,6 +130,11 @@ def test_every_experiment_trains_and_differs_from_the_paper(name, paper_steps):
 
 
 SAME_RECIPE = {'ilsvrc2010'}    # other data, and nothing else
+
+
+@pytest.mark.parametrize('name', COMPARISONS)
+def test_every_arm_trains_and_differs_from_the_others(name):
+    networks.every_arm_differs(EXPERIMENTS[name], lambda experiment: two_steps(small(experiment)))
 
 
 def test_dropout_only_in_training_and_its_rate_is_the_models():

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from launch import training, workdir
+from launch import comparison, workdir
 from lib import checkpoint
 from lib.experiment import UsageError
 from tests.commands import ROOT, TINY, command, launch
@@ -87,7 +87,7 @@ def test_two_runs_do_not_share_a_workdir(tmp_path):
     ([[0, 90.0], [1, 40.0], [2, 20.0]], 1.75), ([[0, 90.0], [1, 25.0], [2, 24.0]], 1.0), ([[0, 90.0], [1, 40.0]], None),
     ([[0, 90.0], [1, 20.0], [2, 30.0], [3, 10.0]], 65 / 70)])
 def test_epochs_to_a_target_are_read_off_the_straight_line(curve, expected):
-    assert training.epochs_to(curve, 25.0) == (expected if expected is None else pytest.approx(expected))
+    assert comparison.epochs_to(curve, 25.0) == (expected if expected is None else pytest.approx(expected))
 
 
 def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
@@ -127,7 +127,7 @@ def test_a_comparison_runs_its_arms_and_draws_them(tmp_path, cache):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert [(arm['name'], arm['learning_rate']) for arm in results['arms']] == [
-        ('relu', 0.01), ('relu', 0.02), ('relu', 0.005), ('tanh', 0.006), ('tanh', 0.012), ('tanh', 0.003)]
+        ('relu', 0.02), ('relu', 0.04), ('relu', 0.01), ('tanh', 0.012), ('tanh', 0.024), ('tanh', 0.006)]
     assert results['target'] == 60
     for arm in results['arms']:
         assert arm['seen'] == 1437 and arm['curve'][0][0] == 0
