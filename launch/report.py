@@ -1,6 +1,7 @@
-"""Writes the generated blocks of every README anew from the committed results: `python -m launch.report`.
+"""Writes the generated blocks of every README anew from the committed results, and reproductions/index.html, which has
+them all on one page: `python -m launch.report`. Comparisons are drawn anew.
 
-With --check nothing is written, and a block that would change ends it with 1.
+With --check nothing is written, and a text that would change ends it with 1.
 """
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from absl import app, flags
 
 from launch import cli
 from launch.papers import PAPERS
-from lib import readme
+from lib import figures, overview, readme, report
 
 CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit with 1 if a README is not up to date.')
 ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repository whose READMEs are written.')
@@ -17,14 +18,23 @@ ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repos
 
 def main() -> None:
     cli.prepare()
-    for path, text in readme.regenerate(Path(ROOT.value), PAPERS).items():
-        if path.read_text() == text:
+    root = Path(ROOT.value)
+    texts = readme.regenerate(root, PAPERS)
+    texts[root / overview.PLACE] = overview.page(root, texts)
+    for path, text in texts.items():
+        if path.exists() and path.read_text() == text:
             continue
         if CHECK.value:
             print(f'{path} is not what the committed results say: run python -m launch.report.', file=sys.stderr)
             sys.exit(1)
         path.write_text(text)
         print(f'{path} written.')
+    if not CHECK.value:
+        for name, paper in PAPERS.items():
+            for place, results in report.kept(root / 'reproductions' / name).items():
+                if 'arms' in results:
+                    figures.comparison(results, paper.tables, root / 'reproductions' / name / 'results' / place /
+                                       'curve.png')
 
 
 if __name__ == '__main__':

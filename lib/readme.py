@@ -159,16 +159,26 @@ def _methods(networks: dict[str, Any]) -> str:
 
 
 def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
-    lines = [_line(('', 'paper', 'ours (ours - paper)', 'data', 'epochs', 'n', 'result')),
-             _line(['---', '---:', '---:', '---', '---', '---:', '---'])]
+    """All committed results: first those that test a claim, then the runs that are too short or too far from it."""
+    tested, others = [], []
     for folder, paper in papers.items():
         for name, results in report.kept(root / 'reproductions' / folder).items():
+            link = f'[{name}](reproductions/{folder}/README.md#{name})'
             for f in report.findings(results, paper.tables, results['experiment']):
-                lines.append(_line((*map(_escape, (f'{folder}, {f.claim}', f.paper, f.ours, results['data']['name'],
-                                                   f.epochs)), str(f.seeds),
-                                    f'[{name}](reproductions/{folder}/README.md)')))
-    footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
-    return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')
+                cells = list(map(_escape, (f'{folder}, {f.claim}', f.paper, f.ours)))
+                where = [_escape(results['data']['name']), _escape(f.epochs), str(f.seeds), link]
+                if f.verdict is None:
+                    others.append(_line((*cells, *where)))
+                else:
+                    tested.append(_line((*cells, f'**{_escape(f.verdict)}**', *where)))
+    columns, rules = ('paper', 'ours (ours - paper)'), ['---', '---:', '---:']
+    rest, left = ('data', 'epochs', 'n', 'result'), ['---', '---', '---:', '---']
+    footer = f'{DAGGER} Fewer examples, other data, fewer epochs or a changed recipe: the linked page says which.'
+    lines = ['**Claims that were tested**', '', _line(('', *columns, 'does it hold?', *rest)),
+             _line([*rules, '---', *left]), *tested, '',
+             '**Runs that test no claim of their paper**, being much shorter or on other data', '',
+             _line(('', *columns, *rest)), _line([*rules, *left]), *others, '', footer]
+    return '\n'.join(lines) + '\n'
 
 
 def _speed(root: Path, papers: Mapping[str, Paper]) -> str:

@@ -122,6 +122,7 @@ class Finding:
     ours: str
     epochs: str
     seeds: int
+    verdict: str | None                                 # does the claim hold; None if the run does not test it
 
 
 # ---------------------------------------------------------------------------------------------- results.json
@@ -240,15 +241,21 @@ def _same_data(results: dict[str, Any], table: Table | Race) -> bool:
 def unlike(results: dict[str, Any], table: Table, row: Row, column: Column, seen: int) -> list[str]:
     """Why a number of this run is not the quantity that the paper printed in a column, one sentence each; the
     differences from the published recipe, which `recipe` lists, left out."""
-    name, reasons = results['data']['name' if column.split == 'train' else 'validation_name'], []
+    reasons = _another_quantity(results, table, row, column, seen)
     examples = table.train_examples if column.split == 'train' else table.examples
+    if not reasons and examples not in (None, seen):
+        reasons.append(f'Fewer examples: the paper evaluated {examples:,}, this run {seen:,}.' if seen < examples else
+                       f'More examples: the paper evaluated {examples:,}, this run {seen:,}.')
+    return reasons
+
+
+def _another_quantity(results: dict[str, Any], table: Table, row: Row, column: Column, seen: int) -> list[str]:
+    """The reasons of `unlike` but for a number of examples, which an interval allows for."""
+    name, reasons = results['data']['name' if column.split == 'train' else 'validation_name'], []
     if not _same_data(results, table):
         reasons.append(f'Other data: {seen:,} examples of {name} are not {table.data}.')
     elif column.split == 'test' and not re.search(r'\btest\b', name):
         reasons.append(f'Other split: the paper measured on the test set, this run on {name}.')
-    elif examples not in (None, seen):
-        reasons.append(f'Fewer examples: the paper evaluated {examples:,}, this run {seen:,}.' if seen < examples else
-                       f'More examples: the paper evaluated {examples:,}, this run {seen:,}.')
     for network in networks(results):
         if row.parameters not in (None, network['parameters']):
             reasons.append(f'Another network: {network["parameters"]:,} parameters, {row.parameters:,} in the paper.')
@@ -260,6 +267,24 @@ def unlike(results: dict[str, Any], table: Table, row: Row, column: Column, seen
     if row.members and sorted(ours) != sorted(row.members):
         reasons.append(f'{row.name}: other networks, {listed(ours)} here and {listed(row.members)} in the paper.')
     return reasons
+
+
+def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | None:
+    """Whether the paper's number lies within what chance allows around ours: a 95 % interval over the seeds, wider for
+    fewer test images than the paper's, and the paper's rounding. None if ours is another quantity or recipe."""
+    column, printed, error = table.columns[i], row.values[i], _error(results, row, table.columns[i])
+    ours, seen = error[column.metric], error['seen']
+    if _another_quantity(results, table, row, column, seen) or _departures(results, row) or ours is None:
+        return None
+    each = error.get('each', {}).get(column.metric, [ours])
+    examples = table.train_examples if column.split == 'train' else table.examples
+    sampling = 1.96 * (ours * (100 - ours) / seen)**0.5 if seen < (examples or seen) else 0.0
+    of_seeds = effects.paired(tuple(each)).half if len(each) > 1 else 0.0
+    allowed = math.hypot(sampling, of_seeds) + 0.5 * 10**-column.decimals
+    lone = ' (one seed)' * (len(each) == 1)
+    if abs(ours - printed) <= allowed:
+        return 'holds' + lone
+    return ('better' if ours < printed else f'missed by {ours - printed:.{max(1, column.decimals)}f}') + lone
 
 
 def listed(names: Iterable[str]) -> str:
@@ -396,6 +421,35 @@ def speed_up(grid: Sequence[Entrant], faster: str, slower: str) -> tuple[float, 
     bound = slower not in winners
     epochs = min(e.epochs for e in grid if e.name == slower) if bound else winners[slower].reached
     return epochs / winners[faster].reached, bound
+
+
+def speed_ups(results: dict[str, Any], race: Race) -> list[float]:
+    """The same by seed, of the seeds with which both arms got there at their best learning rates."""
+    winners = best(entrants(results))
+    if not {race.faster, race.slower} <= winners.keys():
+        return []
+    by_seed: dict[int, dict[str, float]] = {}
+    for arm in results['arms']:
+        if arm['name'] in winners and arm['learning_rate'] == winners[arm['name']].learning_rate:
+            by_seed.setdefault(arm['seed'], {})[arm['name']] = arm['epochs_to']
+    return [epochs[race.slower] / epochs[race.faster] for _, epochs in sorted(by_seed.items())
+            if {race.faster, race.slower} <= epochs.keys()]
+
+
+def race_verdict(results: dict[str, Any], race: Race) -> str | None:
+    """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, or below."""
+    found = speed_up(entrants(results), race.faster, race.slower)
+    if race_unlike(results, race) or found is None:
+        return None
+    (factor, bound), each = found, speed_ups(results, race)
+    half = effects.paired(tuple(each)).half if len(each) > 1 else 0.0
+    lone = ' (one seed)' * (len(each) == 1)
+    if factor + half >= race.factor - 0.5:
+        return 'holds' + lone
+    if bound:
+        return 'undecided'
+    faster = f'{race.faster} is faster, but not {race.factor:g} times'
+    return (faster if factor - half > 1 else 'does not hold') + lone
 
 
 def times(factor: tuple[float, bool] | None) -> str:
@@ -576,13 +630,13 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
                 epochs = ', '.join(f'{name} {number(e.reached)}' for name, e in winners.items())
                 yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
                               ours + DAGGER * bool(race_unlike(results, table)), epochs or '-',
-                              max(e.seeds for e in grid))
+                              max((e.seeds for e in winners.values()), default=1), race_verdict(results, table))
         elif isinstance(table, Effects):
             if table.experiment == speaks_to and 'arms' in results:
                 for effect, found in effects.tested(results, table):
-                    yield Finding(f'{table.title}: {effect.claim}', effect.paper,
-                                  f'{found}, {effects.verdict(effect, found)}', number(results['arms'][0]['epochs']),
-                                  len(found.each))
+                    yield Finding(f'{table.title}: {effect.claim}', effect.paper, str(found),
+                                  number(results['arms'][0]['epochs']), len(found.each),
+                                  effects.verdict(effect, found))
         elif 'arms' not in results:
             for row in table.rows:
                 for i, column in enumerate(table.columns):
@@ -592,7 +646,7 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
                         epochs = {network['epochs'] for network in networks(results)}
                         yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),
                                       ours, ', '.join('unknown' if e is None else number(e) for e in epochs),
-                                      len(results.get('seeds', [0])))
+                                      len(results.get('seeds', [0])), verdict(results, table, row, i))
 
 
 def first_row(tables: Iterable[Table | Race | Effects], experiment: str) -> tuple[Table, Row, dict[str, int]] | None:
