@@ -9,6 +9,8 @@ import pytest
 from lib import layers, optimizers, train
 from lib.data.statistics import Statistics
 from lib.experiment import change
+from reproductions.alexnet.cifar import Dropout
+from reproductions.alexnet.cifar_experiments import CIFAR_PAIRED
 from reproductions.alexnet.experiments import EXPERIMENTS, PAPER
 from reproductions.alexnet.model import build
 from tests.peer import in_torchs_layout, maps_first, random_params, same
@@ -204,12 +206,17 @@ def cifar_in_torchs_layout(params, side):
     return found
 
 
-@pytest.mark.parametrize('percent', ['80sec', '19pct', '18pct', '13pct', '11pct'])
-def test_every_activation_loss_and_gradient_of_cuda_convnets(percent):
-    config = EXPERIMENTS[f'cifar_{percent}']
+CUDA_CONVNETS = {name: EXPERIMENTS[f'cifar_{name}'] for name in ('80sec', '19pct', '18pct', '13pct', '11pct')} | {
+    arm.name: CIFAR_PAIRED.experiment(arm) for arm in CIFAR_PAIRED.arms if dict(arm.changes).keys() & {
+        'model.layers', 'model.activation'}}
+
+
+@pytest.mark.parametrize('name', CUDA_CONVNETS)
+def test_every_activation_loss_and_gradient_of_cuda_convnets(name):
+    config = CUDA_CONVNETS[name]
     size = config.data.image_size
     task, params, n = build(config), random_params(build(config)), 2
-    x = 60 * np.random.default_rng(1).standard_normal((n, size, size, 3))
+    x = (60 if config.model.activation == 'relu' else 1) * np.random.default_rng(1).standard_normal((n, size, size, 3))
     labels = np.array([3, 9])
 
     @jax.jit
@@ -217,15 +224,23 @@ def test_every_activation_loss_and_gradient_of_cuda_convnets(percent):
         gradient = jax.value_and_grad(task.loss, has_aux=True)
         return task.activations(params, x), gradient(params, x, labels, jax.random.key(0))
 
+    places = [place for place, layer in enumerate(config.model.layers) if isinstance(layer, Dropout)]
     with jax.enable_x64(True):
         activations, ((loss, (logits, _)), gradients) = ours(params, x)
-    side, peer = size // (8 if size == 32 else 4), peers.make(config).double()
+        kept = [layers.dropout(jnp.ones((n, 4, 4, 64)), 0.5, jax.random.fold_in(jax.random.key(0), place))
+                for place in places]
+    side = 1 if 'global_average' in activations else size // (8 if size == 32 else 4)
+    peer = peers.make(config).double()
     peer.load_state_dict({name: torch.tensor(array) for name, array in cifar_in_torchs_layout(params, side).items()})
-    seen = peer.outputs(torch.tensor(maps_first(x)))
+    images = torch.tensor(maps_first(x))
+    seen = peer.eval().outputs(images)
     same({layer: maps_first(array) for layer, array in activations.items()}, seen, 1e-12)
-    their_loss = peer.loss(seen['fc10'], torch.tensor(labels))
+    for number, mask in enumerate(kept, 1):
+        getattr(peer, f'dropout{number}').mask = torch.tensor(maps_first(mask))
+    theirs = peer.train()(images)
+    their_loss = peer.loss(theirs, torch.tensor(labels))
     their_loss.backward()
-    same({'loss': loss}, {'loss': their_loss}, 1e-12)
+    same({'logits': logits, 'loss': loss}, {'logits': theirs, 'loss': their_loss}, 1e-12)
     expected = {weight: leaf.grad for weight, leaf in peer.named_parameters()}
     assert all(gradient.abs().max() > 1e-8 for gradient in expected.values())
     mine = cifar_in_torchs_layout(gradients, side)

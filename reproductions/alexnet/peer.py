@@ -8,7 +8,8 @@ from torch.nn import functional as F
 
 from lib.experiment import Experiment
 from lib.peer import Dropout, sized
-from reproductions.alexnet.cifar import Activation, CifarModel, Conv, CrossMapNorm, Dense, Local, Pool, SameMapNorm
+from reproductions.alexnet import cifar
+from reproductions.alexnet.cifar import CifarModel
 
 
 class Convolution(nn.Conv2d):
@@ -40,12 +41,17 @@ class MinPool(nn.MaxPool2d):
         return -super().forward(-x)
 
 
+class AbsTanh(nn.Tanh):
+    def forward(self, x):
+        return super().forward(x).abs()
+
+
 def average_pool(*window, **how):
     return nn.AvgPool2d(*window, **how, count_include_pad=False)
 
 
 POOLS = {'max': nn.MaxPool2d, 'min': MinPool, 'average': average_pool}
-UNITS = {'relu': nn.ReLU, 'tanh': nn.Tanh}
+UNITS = {'relu': nn.ReLU, 'tanh': nn.Tanh, 'abs_tanh': AbsTanh}
 
 
 class Peer(nn.Sequential):
@@ -146,29 +152,36 @@ class CifarPeer(nn.Sequential):
 
         for layer in model.layers:
             match layer:
-                case Conv():
-                    add(layer.name, nn.Conv2d(maps, layer.maps, layer.size, padding=layer.size // 2))
+                case cifar.Conv():
+                    add(layer.name, nn.Conv2d(maps, layer.maps, layer.size, padding=layer.size // 2,
+                                              groups=layer.groups))
                     maps = layer.maps
-                case Local():
+                case cifar.Local():
                     add(layer.name, LocallyConnected(side, maps, layer.maps))
                     maps = layer.maps
-                case Dense():
+                case cifar.Dense():
                     add(layer.name, nn.Sequential(nn.Flatten(), nn.LazyLinear(layer.units)))
-                case Activation():
+                case cifar.Activation():
                     number(model.activation, UNITS[model.activation]())
-                case Pool():
-                    number('pool', POOLS[layer.kind](3, 2, ceil_mode=True))
+                case cifar.Pool():
+                    number('pool', POOLS[layer.kind](layer.size, 2, ceil_mode=True))
                     side = side // 2
-                case CrossMapNorm():
+                case cifar.GlobalAverage():
+                    add('global_average', nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()))
+                case cifar.Dropout():
+                    number('dropout', Dropout(layer.rate))
+                case cifar.CrossMapNorm():
                     number('norm', nn.LocalResponseNorm(layer.n, layer.n * layer.alpha, 0.75, 1.0))
-                case SameMapNorm():
+                case cifar.SameMapNorm():
                     number('norm', SquareNorm(layer.n, layer.alpha))
         super().__init__(steps)
 
     def outputs(self, x):
         found = {}
         for step, module in self.named_children():
-            found[step] = x = module(x)
+            x = module(x)
+            if not step.startswith('dropout'):
+                found[step] = x
         return found
 
     def loss(self, logits, labels):
