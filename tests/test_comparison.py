@@ -1,0 +1,156 @@
+"""Comparisons: the names of their arms, what --arms and NAME/ARM mean, the claims that they test, a run by command."""
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launch import comparison
+from launch.alexnet import PAPER
+from launch.papers import PAPERS
+from lib import checkpoint
+from lib.effects import Effects
+from lib.experiment import Arm, Comparison, UsageError, diff
+from lib.report import Race
+from reproductions.alexnet.experiments import EXPERIMENTS
+from tests.commands import launch
+
+PAIRED, RACE = EXPERIMENTS['cifar_paired'], EXPERIMENTS['figure1']
+COMPARISONS = [(paper, name) for paper, known in PAPERS.items() for name, found in known.experiments.items()
+               if isinstance(found, Comparison)]
+
+
+def test_arms_of_a_race_are_told_apart_by_their_rates_and_others_by_their_names():
+    assert list(RACE.labelled) == ['relu-0.02', 'relu-0.04', 'relu-0.01', 'tanh-0.012', 'tanh-0.024', 'tanh-0.006']
+    assert list(PAIRED.labelled)[:3] == ['published', 'no_overlap', 'crops_and_reflections']
+    assert PAIRED.experiment(PAIRED.arms[0]) == PAIRED.base
+    assert diff(PAIRED.experiment(PAIRED.labelled['tanh']), PAIRED.base).keys() == {'model.activation'}
+
+
+@pytest.mark.parametrize('base', [PAIRED.base, RACE.base], ids=['paired', 'race'])
+def test_two_arms_of_one_name_are_refused(base):
+    with pytest.raises(UsageError, match='birds: two of the arms have the same name'):
+        Comparison('birds', '', base, (Arm('same'), Arm('same', (('seed', 1),))))
+
+
+def test_arms_are_chosen_by_their_labels():
+    assert comparison.chosen(PAIRED, None) == PAIRED.labelled
+    assert list(comparison.chosen(PAIRED, ['tanh', 'published'])) == ['published', 'tanh']
+    with pytest.raises(UsageError, match=r'--arms=tanh,relu names relu; the arms are: published, no_overlap'):
+        comparison.chosen(PAIRED, ['tanh', 'relu'])
+
+
+def test_an_arm_is_an_experiment_by_name():
+    assert PAPER.choose('cifar_paired/tanh', []) == PAIRED.experiment(PAIRED.labelled['tanh'])
+    assert PAPER.choose('cifar_paired/tanh', ['epochs=2']).epochs == 2
+    assert PAPER.choose('figure1/tanh-0.024', []).optimizer.learning_rate == 0.024
+    assert PAPER.choose('cifar_paired', []) == PAIRED
+
+
+@pytest.mark.parametrize('name, sentence', [
+    ('cifar_paired/sigmoid', 'cifar_paired has no arm .sigmoid.. The arms are: published, '),
+    ('figure1/tanh', 'The arms are: relu-0.02, '), ('no_lrn/tanh', 'no_lrn is no comparison and has no arm .tanh.'),
+    ('pairs/tanh', "has no experiment 'pairs'")])
+def test_arms_that_do_not_exist_are_refused(name, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        PAPER.choose(name, [])
+
+
+@pytest.mark.parametrize('paper, name', COMPARISONS)
+def test_claims_are_on_arms_of_their_comparison_and_every_arm_is_in_one(paper, name):
+    chosen, named = PAPERS[paper].experiments[name], set()
+    for table in PAPERS[paper].tables:
+        if isinstance(table, Effects) and table.experiment == name:
+            named |= {arm for effect in table.rows for arm in (effect.arm, effect.against)}
+            assert chosen.base.evaluation.stop_below is None
+        elif isinstance(table, Race) and table.experiment == name:
+            named |= {table.faster, table.slower}
+            assert chosen.base.evaluation.stop_below == table.target
+    assert named == {arm.name for arm in chosen.arms}
+    assert name in PAPERS[paper].seen
+    unchanged = [arm.name for arm in chosen.arms if not diff(chosen.experiment(arm), chosen.base)]
+    assert len(unchanged) <= 1 and all(arm.seed == chosen.base.seed for arm in map(chosen.experiment, chosen.arms))
+
+
+# By command
+
+@pytest.fixture(scope='module')
+def place(tmp_path_factory):
+    """A folder with photos of ten classes: ten of each to train and be judged on, two to be tested on."""
+    place, rng = tmp_path_factory.mktemp('comparison'), np.random.default_rng(0)
+    for split, count in (('train', 10), ('test', 2)):
+        for label in 'abcdefghij':
+            folder = place / 'photos' / split / label
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(folder / f'{number}.png')
+    return place
+
+
+def train(place, experiment, workdir, *flags):
+    changes = (f'data.source=folder:{place}/photos', 'data.train_split=train[:80]', 'data.validation_split=train[80:]',
+               'data.resize=32', 'batch_size=20', 'epochs=1')
+    done = launch(f'--experiment={experiment}', f'--workdir={workdir}', *flags,
+                  *(word for change in changes for word in ('--set', change)), cache=place / 'cache')
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope='module')
+def run(place):
+    """The folder of a comparison of two arms, and what it printed."""
+    return place / 'run', train(place, 'cifar_paired', place / 'run', '--arms=published,pca_colour')
+
+
+def test_both_arms_are_trained_and_judged_on_both_splits(run):
+    folder, text = run
+    results = json.loads((folder / 'results.json').read_text())
+    assert [arm['name'] for arm in results['arms']] == ['published', 'pca_colour'] and results['target'] is None
+    assert (results['steps'], results['experiment']) == (8, 'cifar_paired')
+    for arm in results['arms']:
+        assert (arm['seed'], arm['epochs'], arm['steps'], arm['parameters']) == (0, 1, 4, 89_578)
+        assert [(e['split'], e['seen']) for e in arm['errors']] == [('validation', 20), ('test', 20)]
+        assert all(0 <= e['top5'] <= e['top1'] <= 100 for e in arm['errors'])
+    assert results['arms'][0]['changes'] == {}
+    assert results['arms'][1]['changes'] == {'data.padding': '4', 'data.crop': 'random', 'data.reflect': 'True',
+                                             'data.color_noise': '0.1'}
+    one, other = (checkpoint.read(folder / name / 'checkpoints' / '00000004') for name in ('published', 'pca_colour'))
+    assert np.any(one['conv1']['kernel'] != other['conv1']['kernel'])
+    assert 'Every arm, by seed' in text and 'In small, on CIFAR-10' in text
+
+
+def test_the_same_command_trains_no_arm_again_and_another_one_only_the_new(run, place):
+    folder, _ = run
+    before = json.loads((folder / 'results.json').read_text())
+    text = train(place, 'cifar_paired', folder, '--arms=published,pca_colour,tanh')
+    after = json.loads((folder / 'results.json').read_text())
+    assert [arm['name'] for arm in after['arms']] == ['published', 'pca_colour', 'tanh']
+    for arm, earlier in zip(after['arms'], before['arms']):
+        assert all(arm[key] == earlier[key] for key in ('curve', 'errors', 'steps'))
+    for name in ('published', 'tanh'):
+        lines = map(json.loads, (folder / name / 'metrics.jsonl').read_text().splitlines())
+        assert [line['step'] for line in lines if line['kind'] == 'train'] == [4], name
+    claim = next(row for row in text.splitlines() if row.strip().startswith('tanh instead of ReLU'))
+    assert 'no difference seen' in claim
+    assert (folder / 'curve.png').stat().st_size > 1000
+
+
+def test_the_folder_of_an_arm_is_a_run_and_the_arm_an_experiment(run, place):
+    folder, _ = run
+    done = launch('--eval_only', f'--workdir={folder}/pca_colour', cache=place / 'cache')
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / 'pca_colour' / 'evaluation' / 'step-4' / 'results.json').read_text())
+    arm = json.loads((folder / 'results.json').read_text())['arms'][1]
+    assert found['members'][0]['experiment'] == 'cifar_paired/pca_colour'
+    for key in ('top1', 'top5', 'seen'):
+        assert found['errors'][0][key] == arm['errors'][0][key]
+    train(place, 'cifar_paired/pca_colour', place / 'alone')
+    one, other = (checkpoint.read(each / 'checkpoints' / '00000004') for each in (folder / 'pca_colour',
+                                                                                  place / 'alone'))
+    for layer in one:
+        np.testing.assert_array_equal(one[layer]['kernel'], other[layer]['kernel'])
+
+
+def test_arms_are_refused_where_there_are_none(place):
+    done = launch('--experiment=no_lrn', '--arms=tanh', f'--workdir={place}/none', cache=place / 'cache')
+    assert done.returncode == 2 and 'no_lrn has no arms' in done.stderr
