@@ -12,6 +12,7 @@ from lib import checkpoint
 from lib.effects import Effects
 from lib.experiment import Arm, Comparison, UsageError, diff
 from lib.report import Race
+from lib.train import Diverged, Outcome
 from reproductions.alexnet.experiments import EXPERIMENTS
 from tests.commands import launch
 
@@ -70,6 +71,42 @@ def test_claims_are_on_arms_of_their_comparison_and_every_arm_is_in_one(paper, n
     assert name in PAPERS[paper].seen
     unchanged = [arm.name for arm in chosen.arms if not diff(chosen.experiment(arm), chosen.base)]
     assert len(unchanged) <= 1 and all(arm.seed == chosen.base.seed for arm in map(chosen.experiment, chosen.arms))
+
+
+def outcome(epoch, *top1):
+    curve = [{'epoch': n, 'top1': error, 'seen': 50, 'split': 'train'} for n, error in enumerate(top1)]
+    return Outcome({}, 10 * epoch, epoch, curve, curve[-1:], 2.0)
+
+
+def found(chosen, go, folder):
+    return comparison.run(chosen, chosen.labelled, folder, lambda label, place: None, go,
+                          lambda experiment, outcome, split: {'split': split, 'seed': experiment.seed})
+
+
+def test_an_arm_of_a_race_runs_no_longer_than_the_fastest_of_its_name(tmp_path):
+    asked = []
+
+    def go(experiment, folder):
+        asked.append((folder.name, experiment.epochs))
+        error = {'relu-0.02': 40.0, 'relu-0.04': 10.0}.get(folder.name, 60.0)
+        return outcome(1, 70.0, error)
+
+    arms = found(RACE, go, tmp_path)['arms']
+    assert asked == [('relu-0.02', 40), ('relu-0.04', 40), ('relu-0.01', 1), ('tanh-0.012', 40), ('tanh-0.024', 40),
+                     ('tanh-0.006', 40)]
+    assert [arm['epochs_to'] for arm in arms] == [None, 0.75, None, None, None, None]
+
+
+def test_an_arm_that_diverges_has_no_error_and_the_others_go_on(tmp_path):
+    def go(experiment, folder):
+        if folder.name == 'no_overlap':
+            raise Diverged(np.nan, outcome(1, 90.0, 90.0))
+        return outcome(1, 90.0, 30.0)
+
+    results = found(PAIRED, go, tmp_path)
+    errors = {arm['name']: [error['split'] for error in arm['errors']] for arm in results['arms']}
+    assert errors == dict.fromkeys(PAIRED.labelled, ['train', 'test']) | {'no_overlap': []}
+    assert (results['steps'], results['seconds'], results['target']) == (150, 30.0, None)
 
 
 # By command
