@@ -125,7 +125,7 @@ EXPERIMENTS = {
     'figure1_gaussian': figure1("initial weights N(0, 0.01^2), the paper's for ImageNet; input as it is", (0.001,),
                                 (0.001,), model__init='gaussian', data__pixel_scale=1.0),
     'figure1_gaussian_64': figure1("initial weights N(0, 0.01^2), the paper's for ImageNet; input divided by 64",
-                                   (0.01,), (0.01,), model__init='gaussian'),
+                                   (0.03, 0.06, 0.015), (0.03, 0.06, 0.015), model__init='gaussian'),
     'figure1_published': figure1("cuda-convnet's initial weights, input as it is", (0.001,), (0.001,),
                                  model__init='published', data__pixel_scale=1.0),
     'cifar_paired': CIFAR_PAIRED,
