@@ -113,9 +113,9 @@ def test_an_arm_that_diverges_has_no_error_and_the_others_go_on(tmp_path):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """A folder with photos of ten classes: ten of each to train and be judged on, two to be tested on."""
+    """A folder with photos of ten classes: ten of each to train and be judged on, three to be tested on."""
     place, rng = tmp_path_factory.mktemp('comparison'), np.random.default_rng(0)
-    for split, count in (('train', 10), ('test', 2)):
+    for split, count in (('train', 10), ('test', 3)):
         for label in 'abcdefghij':
             folder = place / 'photos' / split / label
             folder.mkdir(parents=True)
@@ -146,7 +146,7 @@ def test_both_arms_are_trained_and_judged_on_both_splits(run):
     assert (results['steps'], results['experiment']) == (8, 'cifar_paired')
     for arm in results['arms']:
         assert (arm['seed'], arm['epochs'], arm['steps'], arm['parameters']) == (0, 1, 4, 89_578)
-        assert [(e['split'], e['seen']) for e in arm['errors']] == [('validation', 20), ('test', 20)]
+        assert [(e['split'], e['seen']) for e in arm['errors']] == [('validation', 20), ('test', 30)]
         assert all(0 <= e['top5'] <= e['top1'] <= 100 for e in arm['errors'])
     assert results['arms'][0]['changes'] == {}
     assert results['arms'][1]['changes'] == {'data.padding': '4', 'data.crop': 'random', 'data.reflect': 'True',

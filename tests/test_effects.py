@@ -82,9 +82,9 @@ def test_the_report_has_every_claim_on_every_split_and_every_arm():
 
 
 def test_findings_are_those_of_the_comparisons_own_split():
-    found = [(f.claim, f.paper, f.ours, f.epochs, f.seeds) for f in report.findings(THREE, (TABLE,), 'pair')]
-    assert found == [('In small: norms help', '-2 on FISH', '-2.00 (-2.25 to -1.75), holds', '15', 3),
-                     ('In small: tanh', 'nothing', '+4.00, no difference seen', '15', 1)]
+    found = [(f.claim, f.paper, f.ours, f.epochs, f.seeds, f.verdict) for f in report.findings(THREE, (TABLE,), 'pair')]
+    assert found == [('In small: norms help', '-2 on FISH', '-2.00 (-2.25 to -1.75)', '15', 3, 'holds'),
+                     ('In small: tanh', 'nothing', '+4.00', '15', 1, 'no difference seen')]
     assert not list(report.findings(THREE, (TABLE,), 'other'))
 
 
@@ -135,7 +135,6 @@ def test_the_readme_says_of_every_claim_what_was_found(tmp_path):
         (place / 'results.json').write_text(json.dumps(seed_of(number)))
     text = readme._claims(tmp_path, PAPERS['alexnet'])
     rows = {row.strip('| ').split(' | ')[0]: row.strip('| ').split(' | ')[1:] for row in text.splitlines()}
-    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75), holds', '`pair`', '-',
-                                  'pair flies']
+    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75)', '`pair`', '-', 'pair flies']
     assert rows['tanh'][1] == 'not run'
     assert 'read 60 training images a second' in text   # 180 steps of 4 in 12 s
