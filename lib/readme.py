@@ -6,7 +6,8 @@ import dataclasses
 import functools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,20 +121,40 @@ def _scaling(folder: Path, paper: Paper) -> str:
 
 
 def _looks(folder: Path, name: str) -> str:
-    path = folder / f'{name}.json'
+    if name == 'methods':
+        return _methods(_look(folder, name, folder / f'{name}.json'))
+    several = sorted((folder / name).glob('seed-*.json'))
+    looks = [_look(folder, name, path) for path in several or [folder / f'{name}.json']]
+    parts = [] if several else [f'![{looks[0]["method"]}]({name}.png)', _escape(looks[0]['statement'])]
+    if several:
+        parts += [f'Means of {len(looks)} networks, trained from different seeds, and standard deviations.']
+    if 'table' in looks[0]:
+        columns, rows = looks[0]['table']['columns'], _averaged([look['table']['rows'] for look in looks])
+        parts.append('\n'.join([_line(map(str, columns)), _line(['---'] + ['---:'] * (len(columns) - 1)),
+                                *(_line(_escape(str(cell)) for cell in row) for row in rows)]))
+    parts += ['\n'.join(f'- {_escape(look["network"])}' for look in looks)] * bool(several)
+    commands = '\n'.join(look['command'] for look in looks)
+    return '\n\n'.join([*parts, f'```\n{commands}\n```']) + '\n'
+
+
+def _look(folder: Path, name: str, path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text())
+        return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UsageError(f'{folder / "README.md"} has a block {name!r}, and {path} cannot be read: run launch.gallery, '
                          'or remove the block.') from error
-    if name == 'methods':
-        return _methods(found)
-    parts = [f'![{found["method"]}]({name}.png)', _escape(found['statement'])]
-    if 'table' in found:
-        columns, rows = found['table']['columns'], found['table']['rows']
-        parts.append('\n'.join([_line(map(str, columns)), _line(['---'] + ['---:'] * (len(columns) - 1)),
-                                *(_line(_escape(str(cell)) for cell in row) for row in rows)]))
-    return '\n\n'.join([*parts, f'```\n{found["command"]}\n```']) + '\n'
+
+
+def _averaged(tables: Sequence[Sequence[Sequence[Any]]]) -> list[list[str]]:
+    """Tables of the same rows and columns as one: a cell that is the same in all stays, numbers become their mean and
+    standard deviation."""
+    def cell(values: Sequence[Any]) -> str:
+        if len(set(values)) == 1:
+            return str(values[0])
+        numbers = list(map(float, values))
+        return f'{statistics.fmean(numbers):.2f} ± {statistics.stdev(numbers):.2f}'
+
+    return [[cell(values) for values in zip(*rows, strict=True)] for rows in zip(*tables, strict=True)]
 
 
 def _methods(networks: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ import pytest
 from matplotlib import image
 from rich.console import Console
 
-from lib import figures, readme, report
+from lib import figures, overview, readme, report
 from lib.experiment import Data, Experiment, Optimizer, UsageError
 from lib.paper import Paper
 from lib.report import Column, Race, Row, Table
@@ -452,3 +452,59 @@ def test_an_average_is_like_the_papers_if_its_networks_are():
     assert cells_of(evaluated(('paper', 10), ('wide', 10), ('paper', 10)), row) == ['39.0 (+1.0)', '20.0 (+1.0)']
     assert cells_of(evaluated(('paper', 10), ('paper', 10)), row) == ['39.0 (+1.0)†', '20.0 (+1.0)†']
     assert cells_of(evaluated(('paper', 10), ('wide', 9), ('paper', 10)), row)[0] == '39.0 (+1.0)†'
+
+
+VERDICTS = [
+    ({}, 'better (one seed)'),                                      # 39.0 beside 40.0
+    ({'top1': 39.96}, 'holds (one seed)'),                          # which rounds to 40.0
+    ({'top1': 40.2}, 'missed by 0.2 (one seed)'),
+    ({'seen': 100, 'top1': 45.0}, 'holds (one seed)'),              # 9.8 points either way on 100 images of 1,000
+    ({'top1': 41.0, 'each': {'top1': [40.0, 42.0]}}, 'holds'),
+    ({'top1': 41.0, 'each': {'top1': [40.99, 41.0, 41.01]}}, 'missed by 1.0'),
+]
+
+
+@pytest.mark.parametrize('changes, expected', VERDICTS)
+def test_a_number_holds_if_chance_allows_it(changes, expected):
+    errors = [error | changes if error['protocol'] == 'ten' else error for error in RESULTS['errors']]
+    row = next(row for row in TABLE.rows if row.name == 'Net')
+    assert report.verdict(RESULTS | {'errors': errors}, TABLE, row, 0) == expected
+
+
+@pytest.mark.parametrize('changes', [{'data': RESULTS['data'] | {'name': 'fish 1.0'}},
+                                     {'differences': {'epochs': [10, 2]}}])
+def test_another_quantity_says_nothing_of_a_number(changes):
+    assert report.verdict(RESULTS | changes, TABLE, TABLE.rows[1], 0) is None
+
+
+@pytest.mark.parametrize('arms, expected', [
+    ([arm('relu', 0.1, 4), arm('tanh', 0.1, 22)], 'holds (one seed)'),          # 5.5 rounds to six
+    ([arm('relu', 0.1, 4), arm('tanh', 0.1, 12)], 'relu is faster, but not 6 times (one seed)'),
+    ([arm('relu', 0.1, 4), arm('tanh', 0.1, 3)], 'does not hold (one seed)'),
+    ([arm('relu', 0.1, 4), arm('tanh', 0.1, None, epochs=12)], 'undecided'),
+    ([arm('relu', 0.1, None), arm('tanh', 0.1, 12)], None),
+    ([arm(name, 0.1, epochs * (1 + seed), seed) for seed in (0, 1) for name, epochs in (('relu', 4), ('tanh', 8))],
+     'relu is faster, but not 6 times'),
+    ([arm('relu', 0.1, 4, 0), arm('tanh', 0.1, 6, 0), arm('relu', 0.1, 4, 1), arm('tanh', 0.1, 5, 1)], 'does not hold'),
+])
+def test_a_race_holds_if_its_factor_does(arms, expected):
+    assert report.race_verdict(COMPARED | {'arms': arms}, RACE) == expected
+
+
+def test_all_results_are_one_page_whose_links_and_pictures_are_there(repository):
+    texts = readme.regenerate(repository, PAPERS)
+    text = overview.page(repository, texts)
+    ids = re.findall(r'id="([^"]+)"', text)
+    assert len(set(ids)) == len(ids) and {'alexnet', 'alexnet-birds', 'alexnet-race'} <= set(ids)
+    sources = re.findall(r'(?:src|href)="([^#"][^"]*)"', text)
+    assert 'alexnet/results/race/kernels.png' in sources
+    assert all((repository / overview.PLACE.parent / source).exists() for source in sources)
+
+
+def test_links_of_the_page_of_this_repository_lead_somewhere():
+    root = Path(__file__).parent.parent
+    text = (root / overview.PLACE).read_text()
+    ids = set(re.findall(r'id="([^"]+)"', text))
+    assert {link for link in re.findall(r'href="#([^"]+)"', text)} <= ids
+    for source in re.findall(r'(?:src|href)="((?!http)[^#"][^"#]*)', text):
+        assert (root / overview.PLACE.parent / source).exists(), source

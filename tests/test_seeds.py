@@ -42,3 +42,16 @@ def test_folders_of_seeds_are_one_result_of_the_report(tmp_path):
     assert 'n = 2' in ' '.join(report.provenance(found['plain']))
     assert 'read 10,000 training images a second' in readme._claims(tmp_path, PAPERS['alexnet'])
     assert any('1.00, 3.00' in note for note in report.measured(found['plain']).notes)
+
+
+def test_looks_at_networks_of_several_seeds_are_one_table_of_means(tmp_path):
+    folder = tmp_path / 'reproductions' / 'gallery'
+    (folder / 'net' / 'errors').mkdir(parents=True)
+    for seed, error in ((0, '10.00'), (1, '14.00')):
+        rows = [['unchanged', error, '-'], ['0.25', '50.00', '99.9 (79.3)']]
+        (folder / 'net' / 'errors' / f'seed-{seed}.json').write_text(json.dumps({
+            'network': f'net, seed {seed}', 'command': f'look {seed}', 'statement': 'one',
+            'table': {'columns': ['epsilon', 'error', 'theirs'], 'rows': rows}}))
+    text = readme._looks(folder, 'net/errors')
+    assert 'Means of 2 networks' in text and '- net, seed 1' in text and 'look 0\nlook 1' in text
+    assert '| unchanged | 12.00 ± 2.83 | - |' in text and '| 0.25 | 50.00 | 99.9 (79.3) |' in text
