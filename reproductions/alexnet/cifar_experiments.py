@@ -119,9 +119,9 @@ SECTION_3_3 = Comparison(
 
 EXPERIMENTS = {
     'figure1': figure1('initial weights scaled to the fan-in, input divided by 64', (0.02, 0.04, 0.01),
-                       (0.012, 0.024, 0.006)),
-    'figure1_raw': figure1('initial weights scaled to the fan-in, input as it is', (0.001,), (0.001,),
-                           data__pixel_scale=1.0),
+                       (0.04, 0.02, 0.08)),
+    'figure1_raw': figure1('initial weights scaled to the fan-in, input as it is', (1e-4, 2e-4, 5e-5),
+                           (6e-4, 1.2e-3, 3e-4), data__pixel_scale=1.0),
     'figure1_gaussian': figure1("initial weights N(0, 0.01^2), the paper's for ImageNet; input as it is", (0.001,),
                                 (0.001,), model__init='gaussian', data__pixel_scale=1.0),
     'figure1_gaussian_64': figure1("initial weights N(0, 0.01^2), the paper's for ImageNet; input divided by 64",
