@@ -127,7 +127,7 @@ def test_a_comparison_runs_its_arms_and_draws_them(tmp_path, cache):
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert [(arm['name'], arm['learning_rate']) for arm in results['arms']] == [
-        ('relu', 0.02), ('relu', 0.04), ('relu', 0.01), ('tanh', 0.012), ('tanh', 0.024), ('tanh', 0.006)]
+        ('relu', 0.02), ('relu', 0.04), ('relu', 0.01), ('tanh', 0.04), ('tanh', 0.02), ('tanh', 0.08)]
     assert results['target'] == 60
     for arm in results['arms']:
         assert arm['seen'] == 1437 and arm['curve'][0][0] == 0

@@ -22,7 +22,7 @@ COMPARISONS = [(paper, name) for paper, known in PAPERS.items() for name, found 
 
 
 def test_arms_of_a_race_are_told_apart_by_their_rates_and_others_by_their_names():
-    assert list(RACE.labelled) == ['relu-0.02', 'relu-0.04', 'relu-0.01', 'tanh-0.012', 'tanh-0.024', 'tanh-0.006']
+    assert list(RACE.labelled) == ['relu-0.02', 'relu-0.04', 'relu-0.01', 'tanh-0.04', 'tanh-0.02', 'tanh-0.08']
     assert list(PAIRED.labelled)[:3] == ['published', 'no_overlap', 'crops_and_reflections']
     assert PAIRED.experiment(PAIRED.arms[0]) == PAIRED.base
     assert diff(PAIRED.experiment(PAIRED.labelled['tanh']), PAIRED.base).keys() == {'model.activation'}
@@ -44,7 +44,7 @@ def test_arms_are_chosen_by_their_labels():
 def test_an_arm_is_an_experiment_by_name():
     assert PAPER.choose('cifar_paired/tanh', []) == PAIRED.experiment(PAIRED.labelled['tanh'])
     assert PAPER.choose('cifar_paired/tanh', ['epochs=2']).epochs == 2
-    assert PAPER.choose('figure1/tanh-0.024', []).optimizer.learning_rate == 0.024
+    assert PAPER.choose('figure1/tanh-0.04', []).optimizer.learning_rate == 0.04
     assert PAPER.choose('cifar_paired', []) == PAIRED
 
 
@@ -92,8 +92,8 @@ def test_an_arm_of_a_race_runs_no_longer_than_the_fastest_of_its_name(tmp_path):
         return outcome(1, 70.0, error)
 
     arms = found(RACE, go, tmp_path)['arms']
-    assert asked == [('relu-0.02', 40), ('relu-0.04', 40), ('relu-0.01', 1), ('tanh-0.012', 40), ('tanh-0.024', 40),
-                     ('tanh-0.006', 40)]
+    assert asked == [('relu-0.02', 40), ('relu-0.04', 40), ('relu-0.01', 1), ('tanh-0.04', 40), ('tanh-0.02', 40),
+                     ('tanh-0.08', 40)]
     assert [arm['epochs_to'] for arm in arms] == [None, 0.75, None, None, None, None]
 
 
