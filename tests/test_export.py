@@ -1,7 +1,9 @@
 """A network in one small file: as good as its run to every command that takes weights."""
 import json
+from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,3 +68,13 @@ def test_an_exported_run_predicts_as_its_run(tmp_path):
     assert compact.read(file)[2]['run']['command'] == results['command']
     with pytest.raises(UsageError, match='holds a network of alexnet: name one of nin'):
         trained.from_weights(PAPERS['nin'], file)
+
+
+COMMITTED = sorted(Path(__file__).parent.parent.glob('reproductions/*/checkpoints/*.safetensors'))
+
+
+@pytest.mark.parametrize('path', COMMITTED, ids=lambda path: f'{path.parent.parent.name}-{path.stem}')
+def test_committed_networks_are_what_this_code_means_by_their_names(path):
+    network = trained.find(PAPERS[path.parent.parent.name], str(path))
+    shapes = jax.eval_shape(network.task.init, jax.random.key(0))
+    assert jax.tree.map(jnp.shape, network.params) == jax.tree.map(jnp.shape, shapes)

@@ -21,7 +21,13 @@ class Conv:
     maps: int
     deviation: float
     size: int = 5
-    groups: int = 1
+    groups = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class PairConv(Conv):
+    """The same in two groups, each of which reads half the maps; in no published file."""
+    groups = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,9 +53,15 @@ class Activation:
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """Windows of `size` pixels a side at stride 2, rounded up: 3 in all published files, where they overlap."""
+    """3x3 windows at stride 2, rounded up."""
     kind: Literal['max', 'average', 'min']
-    size: int = 3
+    size = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class TilePool(Pool):
+    """2x2 windows, which do not overlap; in no published file."""
+    size = 2
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,6 @@
 """cuda-convnet's recipes for CIFAR-10, and the claims of the AlexNet paper that are tested on its networks."""
 import dataclasses
+from collections.abc import Callable
 
 from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change_all
 from reproductions.alexnet import cifar
@@ -62,40 +63,39 @@ def paired(experiment: Experiment) -> Experiment:
     return change_all(experiment, PAIRED)
 
 
-def pools(layers: tuple, **fields) -> tuple:
-    """The layers with fields of every pooling changed."""
-    return tuple(dataclasses.replace(layer, **fields) if isinstance(layer, cifar.Pool) else layer for layer in layers)
+def pools(make: Callable[[cifar.Pool], cifar.Pool]) -> tuple:
+    """The network with other pooling."""
+    return tuple(make(layer) if isinstance(layer, cifar.Pool) else layer for layer in NET)
 
 
-def before(layers: tuple, name: str, *new) -> tuple:
-    """The layers with new ones before the one of that name."""
-    at = next(place for place, layer in enumerate(layers) if getattr(layer, 'name', None) == name)
-    return (*layers[:at], *new, *layers[at:])
+def convs(**others: cifar.Conv) -> tuple:
+    """The network with other convolutions, by name."""
+    return tuple(others.get(getattr(layer, 'name', ''), layer) for layer in NET)
 
 
-def of_convs(layers: tuple, **fields: dict) -> tuple:
-    """The layers with fields of convolutions changed: of_convs(layers, groups={'conv2': 2})."""
-    return tuple(dataclasses.replace(layer, **{field: values[layer.name] for field, values in fields.items()
-                                               if layer.name in values})
-                 if isinstance(layer, cifar.Conv) else layer for layer in layers)
+def before(layers: tuple, name: str, new: cifar.Layer) -> tuple:
+    """The layers with a new one before that of the name."""
+    at = next(place for place, layer in enumerate(layers) if getattr(layer, 'name', '') == name)
+    return (*layers[:at], new, *layers[at:])
 
 
 AUGMENTED = (('data.padding', 4), ('data.crop', 'random'), ('data.reflect', True))
 ARMS = {
     'published': (),
-    'no_overlap': (('model.layers', pools(NET, size=2)),),
+    'no_overlap': (('model.layers', pools(lambda pool: cifar.TilePool(pool.kind))),),
     'crops_and_reflections': AUGMENTED,
     'pca_colour': (*AUGMENTED, ('data.color_noise', 0.1)),
     'dropout': (('model.layers', before(NET, 'fc10', cifar.Dropout())),),
     'across_maps': (('model.layers', before(before(NET, 'conv2', cifar.CrossMapNorm()), 'conv3',
                                             cifar.CrossMapNorm())),),
     'within_maps': (('model.layers', cifar.LAYERS_18PCT),),
-    'all_max': (('model.layers', pools(NET, kind='max')),),
-    'all_average': (('model.layers', pools(NET, kind='average')),),
-    'all_min': (('model.layers', pools(NET, kind='min')),),
+    'all_max': (('model.layers', pools(lambda pool: cifar.Pool('max'))),),
+    'all_average': (('model.layers', pools(lambda pool: cifar.Pool('average'))),),
+    'all_min': (('model.layers', pools(lambda pool: cifar.Pool('min'))),),
     'global_average': (('model.layers', before(NET, 'fc10', cifar.GlobalAverage())),),
-    'two_groups': (('model.layers', of_convs(NET, groups={'conv2': 2})),),
-    'half_the_maps': (('model.layers', of_convs(NET, maps={'conv1': 16, 'conv2': 16})),),
+    'two_groups': (('model.layers', convs(conv2=cifar.PairConv('conv2', 32, 0.01))),),
+    'half_the_maps': (('model.layers', convs(conv1=cifar.Conv('conv1', 16, 1e-4),
+                                             conv2=cifar.Conv('conv2', 16, 0.01))),),
     'tanh': (('model.activation', 'tanh'),),
     'abs_tanh': (('model.activation', 'abs_tanh'),),
 }
