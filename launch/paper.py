@@ -21,7 +21,7 @@ def main(paper: Paper) -> None:
     flags.DEFINE_string('weights', None, 'with --eval_only: a file of public weights (.pth, .safetensors, .caffemodel)')
     flags.DEFINE_list('ensemble', None, 'measure the error of several networks, their predictions averaged: '
                       'workdirs or files of weights, separated by commas')
-    flags.DEFINE_list('arms', None, 'of a comparison: train these arms only')
+    flags.DEFINE_list('arms', None, 'of a comparison: train these arms only, and report no others')
     flags.DEFINE_bool('list', False, 'print the experiments and what each reproduces')
     app.run(lambda argv: cli.guarded(lambda: _run(paper)), flags_parser=cli.parse_flags)
 

@@ -3,7 +3,7 @@ the mean of their differences has a 95 % interval by Student's t."""
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import scipy.stats
@@ -29,10 +29,12 @@ class Effects:
 
 
 class Difference(NamedTuple):
-    """Error of one arm minus that of another, in percentage points."""
+    """Error of one arm minus that of another, in percentage points, of the seeds that both have."""
     each: tuple[float, ...]                             # by seed
     mean: float
     half: float                                         # of the 95 % interval; infinite for one seed
+    ours: float                                         # mean error of the one, %
+    theirs: float                                       # and of the other
 
     @property
     def sign(self) -> str | None:
@@ -63,26 +65,30 @@ def errors(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:
 def difference(results: dict[str, Any], effect: Effect, split: str) -> Difference | None:
     """Of the seeds that both arms were trained with; None if there are none."""
     ours, theirs = (errors(results, arm, split) for arm in (effect.arm, effect.against))
-    each = tuple(ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys()))
-    return paired(each) if each else None
+    both = sorted(ours.keys() & theirs.keys())
+    if not both:
+        return None
+    each = tuple(ours[seed] - theirs[seed] for seed in both)
+    return Difference(each, statistics.fmean(each), half_interval(each),
+                      *(statistics.fmean(errors[seed] for seed in both) for errors in (ours, theirs)))
 
 
-def paired(each: tuple[float, ...]) -> Difference:
-    """The mean of differences with its interval."""
-    half = math.inf
-    if len(each) > 1:
-        half = float(scipy.stats.t.ppf(0.975, len(each) - 1)) * statistics.stdev(each) / len(each)**0.5
-    return Difference(each, statistics.fmean(each), half)
+def half_interval(values: Sequence[float]) -> float:
+    """Half the length of the 95 % interval around the mean of values by Student's t; infinite for one."""
+    if len(values) < 2:
+        return math.inf
+    return float(scipy.stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values)**0.5
 
 
 def verdict(effect: Effect, found: Difference) -> str:
     """What the difference says of the claim."""
     if effect.sign is None:
-        return {None: 'no difference seen', 'more': 'more error', 'less': 'less error'}[found.sign]
+        unseen = 'undecided' if math.isinf(found.half) else 'no difference seen'
+        return {None: unseen, 'more': 'more error', 'less': 'less error'}[found.sign]
     if found.sign is not None:
         return 'holds' if found.sign == effect.sign else 'does not hold'
-    leans = 'more' if found.mean > 0 else 'less'
-    return 'undecided, leans ' + ('towards it' if leans == effect.sign else 'against it')
+    leans = {'more': found.mean, 'less': -found.mean}[effect.sign]
+    return 'undecided' + (leans > 0) * ', leans towards it' + (leans < 0) * ', leans against it'
 
 
 def tested(results: dict[str, Any], effects: Effects) -> Iterator[tuple[Effect, Difference]]:

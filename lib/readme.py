@@ -308,7 +308,7 @@ def _race(race: Race, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Itera
 def _effects(table: Effects, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for effect in table.rows:
         one = dataclasses.replace(table, rows=(effect,))
-        ours = [f'[{name}](#{name}): {_escape(finding.ours)}' for name, results in kept.items()
-                for finding in report.findings(results, (one,), results['experiment'])]
+        ours = [f'[{name}](#{name}): {_escape(f"{f.ours}, {f.verdict}")}' for name, results in kept.items()
+                for f in report.findings(results, (one,), results['experiment'])]
         yield (_escape(effect.claim), _escape(effect.paper), '; '.join(ours) or 'not run',
                f'`{table.experiment}`', '-', _escape(paper.seen[table.experiment]))

@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -279,7 +278,7 @@ def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | No
     each = error.get('each', {}).get(column.metric, [ours])
     examples = table.train_examples if column.split == 'train' else table.examples
     sampling = 1.96 * (ours * (100 - ours) / seen)**0.5 if seen < (examples or seen) else 0.0
-    of_seeds = effects.paired(tuple(each)).half if len(each) > 1 else 0.0
+    of_seeds = effects.half_interval(each) if len(each) > 1 else 0.0
     allowed = math.hypot(sampling, of_seeds) + 0.5 * 10**-column.decimals
     lone = ' (one seed)' * (len(each) == 1)
     if abs(ours - printed) <= allowed:
@@ -442,7 +441,7 @@ def race_verdict(results: dict[str, Any], race: Race) -> str | None:
     if race_unlike(results, race) or found is None:
         return None
     (factor, bound), each = found, speed_ups(results, race)
-    half = effects.paired(tuple(each)).half if len(each) > 1 else 0.0
+    half = effects.half_interval(each) if len(each) > 1 else 0.0
     lone = ' (one seed)' * (len(each) == 1)
     if factor + half >= race.factor - 0.5:
         return 'holds' + lone
@@ -490,10 +489,8 @@ def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
     for effect in table.rows:
         found = effects.difference(results, effect, split)
         if found is not None:
-            ours, theirs = (statistics.fmean(effects.errors(results, arm, split).values())
-                            for arm in (effect.arm, effect.against))
-            rows.append((effect.claim, effect.paper, f'{ours:.2f}', f'{theirs:.2f}', str(found), str(len(found.each)),
-                         effects.verdict(effect, found)))
+            rows.append((effect.claim, effect.paper, f'{found.ours:.2f}', f'{found.theirs:.2f}', str(found),
+                         str(len(found.each)), effects.verdict(effect, found)))
     header = ('change', 'paper', 'error %', 'without it', 'difference (95 %)', 'seeds', 'claim')
     return Sheet(f'{table.title}: top-1 error on {place(results, split)}', header, tuple(rows),
                  (True,) * len(rows), ('Differences are between runs of the same seed; the interval is that of '

@@ -62,9 +62,12 @@ def test_only_seeds_of_both_arms_count():
     (LESS, (-3.0, 1.0), 'undecided, leans towards it'), (LESS, (3.0, -1.0), 'undecided, leans against it'),
     (MORE, (-3.0,), 'undecided, leans against it'), (MORE, (3.0,), 'undecided, leans towards it'),
     (OPEN, (1.9, 2.0, 2.1), 'more error'), (OPEN, (-1.9, -2.0, -2.1), 'less error'),
-    (OPEN, (-3.0, 1.0), 'no difference seen'), (OPEN, (3.0,), 'no difference seen')])
+    (OPEN, (-3.0, 1.0), 'no difference seen'), (OPEN, (3.0,), 'undecided'),
+    (LESS, (0.0, 0.0), 'undecided')])
 def test_verdicts(effect, each, words):
-    assert effects.verdict(effect, effects.paired(each)) == words
+    arms = [arm(name, 20.0 + more, seed) for seed, gap in enumerate(each)
+            for name, more in ((effect.arm, gap), (effect.against, 0.0))]
+    assert effects.verdict(effect, effects.difference(compared(*arms), effect, 'validation')) == words
 
 
 def test_the_report_has_every_claim_on_every_split_and_every_arm():
@@ -72,7 +75,7 @@ def test_the_report_has_every_claim_on_every_split_and_every_arm():
     assert validation.title == 'In small: top-1 error on 1,000 images of birds 1.0 train[4000:]'
     assert test.title == 'In small: top-1 error on 1,000 images of birds 1.0 test'
     assert validation.rows[0] == ('norms help', '-2 on FISH', '19.00', '21.00', '-2.00 (-2.25 to -1.75)', '3', 'holds')
-    assert validation.rows[1][-3:] == ('+4.00', '1', 'no difference seen')
+    assert validation.rows[1][2:] == ('25.00', '21.00', '+4.00', '1', 'undecided')
     assert test.rows[0][2:4] == ('20.00', '22.00')
     assert arms.rows == (('plain', '20.00, 21.00, 22.00', '21.00, 22.00, 23.00', '1,234', '15'),
                          ('norm', '18.10, 19.00, 19.90', '19.10, 20.00, 20.90', '1,234', '15'),
@@ -84,7 +87,7 @@ def test_the_report_has_every_claim_on_every_split_and_every_arm():
 def test_findings_are_those_of_the_comparisons_own_split():
     found = [(f.claim, f.paper, f.ours, f.epochs, f.seeds, f.verdict) for f in report.findings(THREE, (TABLE,), 'pair')]
     assert found == [('In small: norms help', '-2 on FISH', '-2.00 (-2.25 to -1.75)', '15', 3, 'holds'),
-                     ('In small: tanh', 'nothing', '+4.00', '15', 1, 'no difference seen')]
+                     ('In small: tanh', 'nothing', '+4.00', '15', 1, 'undecided')]
     assert not list(report.findings(THREE, (TABLE,), 'other'))
 
 
@@ -135,6 +138,6 @@ def test_the_readme_says_of_every_claim_what_was_found(tmp_path):
         (place / 'results.json').write_text(json.dumps(seed_of(number)))
     text = readme._claims(tmp_path, PAPERS['alexnet'])
     rows = {row.strip('| ').split(' | ')[0]: row.strip('| ').split(' | ')[1:] for row in text.splitlines()}
-    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75)', '`pair`', '-', 'pair flies']
+    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75), holds', '`pair`', '-', 'pair flies']
     assert rows['tanh'][1] == 'not run'
     assert 'read 60 training images a second' in text   # 180 steps of 4 in 12 s

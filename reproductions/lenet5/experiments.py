@@ -39,8 +39,8 @@ EXPERIMENTS = {
         summary='the first 15,000 and 30,000 training images, and all of them; each twenty passes',
         source='section III, Figure 6',
         base=PAPER,
-        arms=tuple(Arm(f'images_{size}', (('data.train_split', f'train[:{size}]'),)) for size in (15000, 30000, 60000)),
-        splits=('train',)),
+        arms=tuple(Arm(f'images_{count}', (('data.train_split', f'train[:{count}]'),))
+                   for count in (15000, 30000, 60000))),
     'distortions': ablation('60,000 fresh distortions a pass: translated, scaled, squeezed, sheared',
                             'Figure 9, LeNet-5 with distortions', 'distortions', data__affine=(1.0, 0.1, 0.1, 0.2)),
     'scaled_init': ablation('initial weights of variance 1 / fan-in', 'appendix A, and Efficient BackProp 1998',
