@@ -1,6 +1,7 @@
 """Pictures of a training: its curve, a comparison of two. All are PNG files."""
 import json
 import math
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -132,12 +133,12 @@ def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> N
         axes.plot(one.mean, row, 'D', color=colour, markersize=6)
         axes.plot(one.each, [row] * len(one.each), 'o', color=colour, alpha=0.45, markersize=4)
     axes.axvline(0, color=GREY, linewidth=1)
-    axes.set_yticks(range(len(found)), [effect.claim for effect, _ in found])
+    axes.set_yticks(range(len(found)), [textwrap.fill(effect.claim, 44) for effect, _ in found])
     axes.set_xlim(-widest, widest)
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel('difference in top-1 error, percentage points; shaded: the side that the paper claims')
-    axes.set_title(f'{report.place(results, effects.splits(results)[0])}; diamonds: means, dots: seeds, bars: 95 %',
-                   loc='left', fontsize=9, color=GREY, pad=10)
+    axes.set_xlabel('difference in top-1 error, percentage points')
+    figure.suptitle(f'{report.place(results, effects.splits(results)[0])}\ndiamonds: means, dots: seeds, bars: 95 % '
+                    'intervals, shaded: the side that the paper claims', fontsize=9, color=GREY)
     axes.spines[['top', 'right', 'left']].set_visible(False)
     axes.tick_params(axis='y', length=0)
     figure.savefig(output_png)
