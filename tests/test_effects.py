@@ -138,6 +138,7 @@ def test_the_readme_says_of_every_claim_what_was_found(tmp_path):
         (place / 'results.json').write_text(json.dumps(seed_of(number)))
     text = readme._claims(tmp_path, PAPERS['alexnet'])
     rows = {row.strip('| ').split(' | ')[0]: row.strip('| ').split(' | ')[1:] for row in text.splitlines()}
-    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75), holds', '`pair`', '-', 'pair flies']
+    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75), holds', '`pair`', '-',
+                                  'pair flies']
     assert rows['tanh'][1] == 'not run'
     assert 'read 60 training images a second' in text   # 180 steps of 4 in 12 s
