@@ -123,18 +123,32 @@ def _scaling(folder: Path, paper: Paper) -> str:
 def _looks(folder: Path, name: str) -> str:
     if name == 'methods':
         return _methods(_look(folder, name, folder / f'{name}.json'))
-    several = sorted((folder / name).glob('seed-*.json'))
-    looks = [_look(folder, name, path) for path in several or [folder / f'{name}.json']]
-    parts = [] if several else [f'![{looks[0]["method"]}]({name}.png)', _escape(looks[0]['statement'])]
-    if several:
-        parts += [f'Means of {len(looks)} networks, trained from different seeds, and standard deviations.']
-    if 'table' in looks[0]:
-        columns, rows = looks[0]['table']['columns'], _averaged([look['table']['rows'] for look in looks])
-        parts.append('\n'.join([_line(map(str, columns)), _line(['---'] + ['---:'] * (len(columns) - 1)),
-                                *(_line(_escape(str(cell)) for cell in row) for row in rows)]))
-    parts += ['\n'.join(f'- {_escape(look["network"])}' for look in looks)] * bool(several)
+    if several := sorted((folder / name).glob('seed-*.json')):
+        looks = [_look(folder, name, path) for path in several]
+        parts = _of_seeds(looks)
+    else:
+        look = _look(folder, name, folder / f'{name}.json')
+        looks, parts = [look], [f'![{look["method"]}]({name}.png)', _escape(look['statement'])]
+        if 'table' in look:
+            parts.append(_grid(look['table']['columns'], look['table']['rows']))
     commands = '\n'.join(look['command'] for look in looks)
     return '\n\n'.join([*parts, f'```\n{commands}\n```']) + '\n'
+
+
+def _of_seeds(looks: Sequence[dict[str, Any]]) -> list[str]:
+    """Looks at networks of several seeds: the means of their tables, or what each says if those are of other rows."""
+    networks = [_escape(look['network']) for look in looks]
+    try:
+        rows = _averaged([look['table']['rows'] for look in looks])
+    except ValueError:
+        return [f'{network}: {_escape(look["statement"])}' for network, look in zip(networks, looks)]
+    return [f'Means of {len(looks)} networks, trained from different seeds, and standard deviations.',
+            _grid(looks[0]['table']['columns'], rows), '\n'.join(f'- {network}' for network in networks)]
+
+
+def _grid(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
+    return '\n'.join([_line(map(str, columns)), _line(['---'] + ['---:'] * (len(columns) - 1)),
+                      *(_line(_escape(str(cell)) for cell in row) for row in rows)])
 
 
 def _look(folder: Path, name: str, path: Path) -> dict[str, Any]:
@@ -146,8 +160,11 @@ def _look(folder: Path, name: str, path: Path) -> dict[str, Any]:
 
 
 def _averaged(tables: Sequence[Sequence[Sequence[Any]]]) -> list[list[str]]:
-    """Tables of the same rows and columns as one: a cell that is the same in all stays, numbers become their mean and
-    standard deviation."""
+    """Tables as one: a cell that is the same in all stays, numbers become their mean and standard deviation.
+
+    Raises:
+      ValueError: if they have not the same size, or a cell that differs is no number.
+    """
     def cell(values: Sequence[Any]) -> str:
         if len(set(values)) == 1:
             return str(values[0])

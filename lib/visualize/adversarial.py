@@ -145,8 +145,9 @@ def statement(found: dict[str, Any]) -> str:
     said = f'{kind}: after rounding to 8 bits and reading the files again, {len(done)} of {len(images)} images are ' \
            f'seen as {goal}'
     if done:
-        said += f', with distortions of {_range(done, "distortion", ".4f")} (root mean square, of a range of 1) and ' \
-                f'{_confidence(done)}'
+        mean = np.mean([image['distortion'] for image in done])
+        said += f', with distortions of {_range(done, "distortion", ".4f")} (root mean square, of a range of 1; mean ' \
+                f'{mean:.4f}) and {_confidence(done)}'
     if kind == 'lbfgs' and len(done) < len(images):
         said += '. For the others no weight of the distortion that was tried reaches it: raise adversarial.searches ' \
                 'or adversarial.iterations'
