@@ -470,10 +470,11 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
                      race.epochs.get(e.name, '-') + MEMORY * race.memory if speaks else ''))
         ours.append(wins)
     factor = speed_up(grid, race.faster, race.slower)
-    verdict = (f'{race.faster} never fell below {target} %' if factor is None else
-               f'{race.slower} needs {times(factor)}{dagger} the epochs of {race.faster}, each at its best learning '
-               'rate')
-    notes = [f'{verdict}; the paper: {race.claim}.', *reasons]
+    said = (f'{race.faster} never fell below {target} %' if factor is None else
+            f'{race.slower} needs {times(factor)}{dagger} the epochs of {race.faster}, each at its best learning rate')
+    each = speed_ups(results, race)
+    by_seed = f' By seed: {", ".join(f"{ratio:.2f}" for ratio in each)}.' * (len(each) > 1)
+    notes = [f'{said}; the paper: {race.claim}.{by_seed}', *reasons]
     for name, winner in winners.items():
         rates = [e.learning_rate for e in grid if e.name == name]
         if len(rates) > 1 and winner.learning_rate in (min(rates), max(rates)):

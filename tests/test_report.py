@@ -208,6 +208,9 @@ def test_seeds_of_a_comparison_are_averaged():
                                                 arm('relu', 0.2, 3), arm('relu', 0.2, None, seed=1)]})
     assert [(e.seeds, e.reached) for e in grid] == [(2, 5.0), (2, None)]
     assert report.best(grid)['relu'].learning_rate == 0.1
+    pairs = COMPARED | {'arms': [arm('relu', 0.1, 4), arm('tanh', 0.1, 10), arm('relu', 0.1, 5, seed=1),
+                                 arm('tanh', 0.1, 20, seed=1), arm('tanh', 0.2, 50)]}
+    assert 'six times. By seed: 2.50, 4.00.' in shown(pairs, speaks_to='race')
 
 
 def test_an_arm_that_never_arrives_bounds_the_factor():
