@@ -23,8 +23,8 @@ def chosen(comparison: Comparison, names: list[str] | None) -> dict[str, Arm]:
     return {label: arm for label, arm in arms.items() if names is None or label in names}
 
 
-def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path, begin: Callable[[str, Path], None],
-        go: Callable[[Experiment, Path], Outcome],
+def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
+        train: Callable[[str, Experiment, Path], Outcome],
         measure: Callable[[Experiment, Outcome, str], dict[str, Any]]) -> dict[str, Any]:
     """Trains the arms, each in a folder of its own, and returns what results.json says of them.
 
@@ -35,8 +35,7 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path, begin: Ca
       comparison: of which the arms are a part.
       arms: by their labels.
       folder: the workdir.
-      begin: writes to the folder of the arm with a label which network it will hold.
-      go: trains an experiment in a folder.
+      train: trains the arm with a label, an experiment, in a folder.
       measure: the error of an experiment's outcome on another split of its data.
     """
     target = comparison.base.evaluation.stop_below
@@ -49,11 +48,10 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path, begin: Ca
             experiment = dataclasses.replace(experiment, epochs=limit)
         place = folder / label
         place.mkdir(exist_ok=True)
-        begin(label, place)
         console.print(f'{label}, at most {experiment.epochs} epochs: {place}', markup=False, soft_wrap=True)
         errors = []
         try:
-            outcome = go(experiment, place)
+            outcome = train(label, experiment, place)
             errors = outcome.errors + [measure(experiment, outcome, split) for split in comparison.splits]
         except Diverged as diverged:
             console.print(str(diverged), markup=False, soft_wrap=True)

@@ -51,22 +51,22 @@ def run(paper: Paper) -> None:
         def go(experiment: Experiment, place: Path) -> Outcome:
             return fit(paper.build(experiment), experiment, *_data(experiment.data), mesh, place, console, stop, start)
 
-        def begin(label: str, place: Path) -> None:
+        def train_arm(label: str, experiment: Experiment, place: Path) -> Outcome:
             name = f'{FLAGS.experiment}/{label}'
-            own = paper.choose(name, FLAGS.set)
+            own = paper.choose(name, FLAGS.set)     # of a race `experiment` may have fewer epochs
             _describe(place, trained.identity(paper, name, FLAGS.set, own, None), *_data(own.data)[::2])
+            return go(experiment, place)
 
         def measure(experiment: Experiment, outcome: Outcome, name: str) -> dict[str, Any]:
             split = sources.load_one(change(experiment.data, 'validation_split', name), 'validation', FLAGS.data_dir,
                                      CACHE)
-            judged = experiment.evaluation
             with jax.set_mesh(mesh):
                 errors = evaluate.evaluate(paper.build(experiment), outcome.params, split, _data(experiment.data)[2],
-                                           experiment.data, judged, mesh)
-            return {'split': name, 'protocol': judged.protocol} | errors.record()
+                                           experiment.data, experiment.evaluation, mesh)
+            return {'split': name, 'protocol': experiment.evaluation.protocol} | errors.record()
 
         if isinstance(chosen, Comparison):
-            found = comparison.run(chosen, arms, folder, begin, go, measure)
+            found = comparison.run(chosen, arms, folder, train_arm, measure)
         else:
             outcome = go(chosen, folder)
             found = {'parameters': count(outcome.params), 'errors': outcome.errors,

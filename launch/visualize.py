@@ -130,7 +130,7 @@ def visualize(paper: Paper, words: list[str]) -> None:
     folder = _folder(paper)
     request = Request(network, paper.first_layer, LAYER.value, _numbers('unit', UNIT.value), _images(), _other(paper),
                       DATA_DIR.value, cli.CACHE, folder, _checkpoints())
-    images = request.images.stem if request.files else IMAGES.value and f'image{IMAGES.value.strip("[]")}'
+    images = request.images.stem if request.files else IMAGES.value and _listed(request.images)
     parts = [name, LAYER.value, UNIT.value and f'unit{UNIT.value.strip("[]")}', images, *_own(name)]
     picture = folder / ('-'.join(filter(None, parts)).replace('/', '_') + '.png')
     found, statement = method.look(request, options, picture)
@@ -171,6 +171,12 @@ def _numbers(flag: str, text: str | None) -> tuple[int, ...]:
         return tuple(int(number) for number in (text or '').strip('[] ').split(',') if text)
     except ValueError:
         raise UsageError(f'--{flag}={text}: write numbers, as in --{flag}=[0,17].') from None
+
+
+def _listed(numbers: tuple[int, ...]) -> str:
+    """Numbers of images as a part of a file's name, which has an end."""
+    few, more = ','.join(map(str, numbers[:4])), len(numbers) - 4
+    return f'image{few}' + f'and{more}more' * (more > 0)
 
 
 def _images() -> tuple[int, ...] | Path | None:

@@ -55,3 +55,6 @@ def test_looks_at_networks_of_several_seeds_are_one_table_of_means(tmp_path):
     text = readme._looks(folder, 'net/errors')
     assert 'Means of 2 networks' in text and '- net, seed 1' in text and 'look 0\nlook 1' in text
     assert '| unchanged | 12.00 ± 2.83 | - |' in text and '| 0.25 | 50.00 | 99.9 (79.3) |' in text
+    path = folder / 'net' / 'errors' / 'seed-1.json'
+    path.write_text(path.read_text().replace('14.00', 'a horse'))
+    assert readme._looks(folder, 'net/errors').startswith('net, seed 0: one\n\nnet, seed 1: one\n\n```')

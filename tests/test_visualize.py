@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib import image
 
+from launch import visualize as command
 from lib.data import augment
 from lib.data.sources import Split
 from lib.data.statistics import Statistics
@@ -161,3 +162,8 @@ def test_text_is_cut_to_its_room():
     long, short = sheet.axes.texts[-2:]
     assert long.get_text().endswith('…') and 90 * SHARPNESS < long.get_window_extent().width <= 120 * SHARPNESS
     assert short.get_text() == '$5 or $6' and not short.get_parse_math()
+
+
+def test_a_name_lists_a_few_images_and_counts_the_rest():
+    assert command._listed((3, 5)) == 'image3,5' and command._listed((1, 2, 3, 4)) == 'image1,2,3,4'
+    assert command._listed(tuple(range(100))) == 'image0,1,2,3and96more'
