@@ -18,6 +18,7 @@ def chosen(comparison: Comparison, names: list[str] | None) -> dict[str, Arm]:
       UsageError: if one of the names is none of an arm.
     """
     arms = comparison.labelled
+    require(names != [], f'--arms names none; the arms are: {", ".join(arms)}.')
     unknown = [name for name in names or () if name not in arms]
     require(not unknown, f'--arms={",".join(names or ())} names {", ".join(unknown)}; the arms are: {", ".join(arms)}.')
     return {label: arm for label, arm in arms.items() if names is None or label in names}

@@ -32,6 +32,7 @@ def _run(paper: Paper) -> None:
     evaluates = FLAGS.eval_only or FLAGS.ensemble is not None
     require(not (evaluates and FLAGS['experiment'].present), '--experiment is for training: the network that is '
                                                              'evaluated brings its own.')
+    require(not (evaluates and FLAGS.arms is not None), '--arms is for training: leave it out.')
     require(not (evaluates and FLAGS.init_from), '--init_from is for training: leave it out.')
     cli.prepare()
     if FLAGS.list:

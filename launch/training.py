@@ -31,10 +31,15 @@ def run(paper: Paper) -> None:
             f'{first.starts_from}, and name its workdir with --init_from=DIR.')
     require(isinstance(chosen, Comparison) or FLAGS.arms is None, f'{FLAGS.experiment} has no arms: leave out --arms.')
     arms = comparison.chosen(chosen, FLAGS.arms) if isinstance(chosen, Comparison) else {}
+    by_arms = set.intersection(*(set(dict(arm.changes)) for arm in arms.values())) if arms else set()
+    given = {assignment.partition('=')[0].strip() for assignment in FLAGS.set}
+    require(not given & by_arms, f'--set {", ".join(sorted(given & by_arms))}: every arm of {FLAGS.experiment} has its '
+                                 f'own; name one with --experiment={FLAGS.experiment}/ARM.')
     differences = diff(first, _first(paper.experiments[first.published]))
+    differences = {path: change for path, change in differences.items() if path not in by_arms}
     if FLAGS.init_from and not first.starts_from:
         differences['init_from'] = (None, FLAGS.init_from)
-    folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}')
+    folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}'.replace('/', '-'))
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
     mesh = meshes.make(FLAGS.mesh)
@@ -54,7 +59,9 @@ def run(paper: Paper) -> None:
         def train_arm(label: str, experiment: Experiment, place: Path) -> Outcome:
             name = f'{FLAGS.experiment}/{label}'
             own = paper.choose(name, FLAGS.set)     # of a race `experiment` may have fewer epochs
-            _describe(place, trained.identity(paper, name, FLAGS.set, own, None), *_data(own.data)[::2])
+            identity = trained.identity(paper, name, FLAGS.set, own, None)
+            workdir.claim(place, identity)
+            _describe(place, identity, *_data(own.data)[::2])
             return go(experiment, place)
 
         def measure(experiment: Experiment, outcome: Outcome, name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ class Effects:
     """The claims that a comparison was made for."""
     title: str
     data: str                                           # as a person calls it
+    source: str                                         # the data set
     experiment: str                                     # a Comparison that is no race
     rows: tuple[Effect, ...]
 

@@ -209,7 +209,7 @@ def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
                     others.append(_line((*cells, *where)))
                 else:
                     tested.append(_line((*cells, f'**{_escape(f.verdict)}**', *where)))
-    columns, rules = ('paper', 'ours (ours - paper)'), ['---', '---:', '---:']
+    columns, rules = ('paper', 'ours'), ['---', '---:', '---:']
     rest, left = ('data', 'epochs', 'n', 'result'), ['---', '---', '---:', '---']
     footer = f'{DAGGER} Fewer examples, other data, fewer epochs or a changed recipe: the linked page says which.'
     lines = ['**Claims that were tested**', '', _line(('', *columns, 'does it hold?', *rest)),

@@ -283,7 +283,8 @@ def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | No
     lone = ' (one seed)' * (len(each) == 1)
     if abs(ours - printed) <= allowed:
         return 'holds' + lone
-    return ('better' if ours < printed else f'missed by {ours - printed:.{max(1, column.decimals)}f}') + lone
+    said = 'lower' if ours < printed else 'missed'
+    return f'{said} by {abs(ours - printed):.{max(1, column.decimals)}f}{lone}'
 
 
 def listed(names: Iterable[str]) -> str:
@@ -436,19 +437,25 @@ def speed_ups(results: dict[str, Any], race: Race) -> list[float]:
 
 
 def race_verdict(results: dict[str, Any], race: Race) -> str | None:
-    """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, or below."""
+    """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, and 1 does not.
+    None if another race was run."""
     found = speed_up(entrants(results), race.faster, race.slower)
-    if race_unlike(results, race) or found is None:
+    if race_unlike(results, race):
         return None
+    if found is None:
+        return f'undecided: {race.faster} never got there'
     (factor, bound), each = found, speed_ups(results, race)
-    half = effects.half_interval(each) if len(each) > 1 else 0.0
-    lone = ' (one seed)' * (len(each) == 1)
+    lone, half = ' (one seed)' * (len(each) == 1), 0.0
+    if len(each) > 1:
+        factor, half = sum(each) / len(each), effects.half_interval(each)
+    faster = factor - half > 1
     if factor + half >= race.factor - 0.5:
-        return 'holds' + lone
+        return ('holds' if faster else 'undecided') + lone
     if bound:
         return 'undecided'
-    faster = f'{race.faster} is faster, but not {race.factor:g} times'
-    return (faster if factor - half > 1 else 'does not hold') + lone
+    which = f'{race.faster} is {"faster" if faster else "slower"}' if faster or factor + half < 1 else \
+        'undecided which is faster'
+    return f'not {race.factor:g} times; {which}{lone}'
 
 
 def times(factor: tuple[float, bool] | None) -> str:
@@ -486,16 +493,18 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
 
 def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
     """The claims, each beside the difference that was found on a split."""
-    rows = []
+    rows, unlike = [], effects_unlike(results, table)
+    dagger = DAGGER * bool(unlike)
     for effect in table.rows:
         found = effects.difference(results, effect, split)
         if found is not None:
-            rows.append((effect.claim, effect.paper, f'{found.ours:.2f}', f'{found.theirs:.2f}', str(found),
-                         str(len(found.each)), effects.verdict(effect, found)))
-    header = ('change', 'paper', 'error %', 'without it', 'difference (95 %)', 'seeds', 'claim')
-    return Sheet(f'{table.title}: top-1 error on {place(results, split)}', header, tuple(rows),
-                 (True,) * len(rows), ('Differences are between runs of the same seed; the interval is that of '
-                                       "Student's t over the seeds and says nothing of other images.",))
+            rows.append((effect.claim, effect.paper, f'{found.ours:.2f}', f'{found.theirs:.2f}', f'{found}{dagger}',
+                         str(len(found.each)), '-' if unlike else effects.verdict(effect, found)))
+    header = ('change', 'paper', 'error %', 'against %', 'difference (95 %)', 'seeds', 'claim')
+    notes = ["Differences are between runs of the same seed; the interval is that of Student's t over the seeds and "
+             'says nothing of other images. Of a number for other data only the sign is tested.']
+    return Sheet(f'{table.title}: top-1 error on {place(results, split)}', header, tuple(rows), (True,) * len(rows),
+                 (*unlike, *notes))
 
 
 def place(results: dict[str, Any], split: str) -> str:
@@ -511,10 +520,14 @@ def _arms(results: dict[str, Any]) -> Sheet:
     splits, rows = effects.splits(results), []
     for name in dict.fromkeys(arm['name'] for arm in results['arms']):
         own = [arm for arm in results['arms'] if arm['name'] == name]
-        cells = [', '.join(f'{error:.2f}' for error in effects.errors(results, name, split).values()) or 'diverged'
-                 for split in splits]
-        rows.append((name, *cells, f'{own[0]["parameters"]:,}', number(own[0]['epochs'])))
-    header = ('arm', *(f'{place(results, split)}, top-1 %' for split in splits), 'parameters', 'epochs')
+        found = [effects.errors(results, name, split) for split in splits]
+        cells = [', '.join(f'{errors[arm["seed"]]:.2f}' if arm['seed'] in errors else 'diverged' for arm in own)
+                 for errors in found]
+        changes = ', '.join(path if len(value) > 20 else f'{path} = {value}'
+                            for path, value in own[0]['changes'].items())
+        rows.append((name, changes or 'nothing', *cells, f'{max(arm["parameters"] for arm in own):,}',
+                     number(max(arm['epochs'] for arm in own))))
+    header = ('arm', 'changes', *(f'{place(results, split)}, top-1 %' for split in splits), 'parameters', 'epochs')
     return Sheet('Every arm, by seed', header, tuple(rows), (True,) * len(rows), ())
 
 
@@ -527,9 +540,19 @@ def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
                        'paper.')
     if seen != results['data']['train_examples']:
         reasons.append(f'{DAGGER} Error on {_part(seen, results["data"]["train_examples"])} training images only.')
-    if results['overrides']:
-        reasons.append(f'{DAGGER} Changed for this run: {", ".join(results["overrides"])}.')
-    return reasons
+    return reasons + _changed(results)
+
+
+def _changed(results: dict[str, Any]) -> list[str]:
+    changes = [path for path in results['overrides'] if path != 'seed']
+    return [f'{DAGGER} Changed for this run: {", ".join(changes)}.'] if changes else []
+
+
+def effects_unlike(results: dict[str, Any], table: Effects) -> list[str]:
+    """Why a comparison does not test the claims as the table means them."""
+    name = results['data']['name']
+    reasons = [] if name.split()[0] == table.source else [f'{DAGGER} Other data: {name} is not {table.data}.']
+    return reasons + _changed(results)
 
 
 # ------------------------------------------------------------------------------------------------ on the terminal
@@ -623,24 +646,31 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
         if isinstance(table, Race):
             if table.experiment == speaks_to and 'arms' in results:
                 grid = entrants(results)
-                ours = times(speed_up(grid, table.faster, table.slower))
+                ours, each = times(speed_up(grid, table.faster, table.slower)), speed_ups(results, table)
+                if len(each) > 1:
+                    mean, half = sum(each) / len(each), effects.half_interval(each)
+                    ours = f'{mean:.1f} times ({mean - half:.1f} to {mean + half:.1f})'
                 winners = best(grid)
                 epochs = ', '.join(f'{name} {number(e.reached)}' for name, e in winners.items())
                 yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
                               ours + DAGGER * bool(race_unlike(results, table)), epochs or '-',
-                              max((e.seeds for e in winners.values()), default=1), race_verdict(results, table))
+                              len(each) or max(e.seeds for e in grid), race_verdict(results, table))
         elif isinstance(table, Effects):
             if table.experiment == speaks_to and 'arms' in results:
+                unlike = effects_unlike(results, table)
                 for effect, found in effects.tested(results, table):
-                    yield Finding(f'{table.title}: {effect.claim}', effect.paper, str(found),
+                    yield Finding(f'{table.title}: {effect.claim}', effect.paper,
+                                  f'{found.ours:.2f} against {found.theirs:.2f}: {found}{DAGGER * bool(unlike)}',
                                   number(results['arms'][0]['epochs']), len(found.each),
-                                  effects.verdict(effect, found))
+                                  None if unlike else effects.verdict(effect, found))
         elif 'arms' not in results:
             for row in table.rows:
                 for i, column in enumerate(table.columns):
                     if concerns(results, row, {speaks_to}) and not row.minus and row.values[i] is not None:
                         if (ours := cell(results, table, row, i)[0]) == NOT_MEASURED:
                             continue
+                        if each := _error(results, row, column).get('each'):
+                            ours += f' ± {effects.half_interval(each[column.metric]):.2f}'
                         epochs = {network['epochs'] for network in networks(results)}
                         yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),
                                       ours, ', '.join('unknown' if e is None else number(e) for e in epochs),

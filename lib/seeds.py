@@ -30,6 +30,11 @@ def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 def _arms(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Comparisons as one, with the arms of all."""
     _check(runs, (*(key for key in SAME if key not in ('epochs', 'parameters')), 'target'))
+    changes: dict[str, dict[str, str]] = {}
+    for arm in (arm for run in runs for arm in run['arms'] if run['target'] is None):
+        if changes.setdefault(arm['name'], arm['changes']) != arm['changes']:
+            raise UsageError(f'The results of {runs[0]["paper"]} {runs[0]["experiment"]} cannot be averaged, since '
+                             f'their arms {arm["name"]} change different things: run the older ones again.')
     return _summed(runs) | {'arms': [arm for run in runs for arm in run['arms']],
                             'steps': sum(run['steps'] for run in runs)}
 

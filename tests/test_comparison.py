@@ -1,5 +1,6 @@
 """Comparisons: the names of their arms, what --arms and NAME/ARM mean, the claims that they test, a run by command."""
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ from PIL import Image
 from launch import comparison
 from launch.alexnet import PAPER
 from launch.papers import PAPERS
-from lib import checkpoint
+from lib import checkpoint, report
 from lib.effects import Effects
 from lib.experiment import Arm, Comparison, UsageError, diff
 from lib.report import Race
@@ -39,6 +40,28 @@ def test_arms_are_chosen_by_their_labels():
     assert list(comparison.chosen(PAIRED, ['tanh', 'published'])) == ['published', 'tanh']
     with pytest.raises(UsageError, match=r'--arms=tanh,relu names relu; the arms are: published, no_overlap'):
         comparison.chosen(PAIRED, ['tanh', 'relu'])
+
+
+def test_no_arm_is_none_of_them():
+    with pytest.raises(UsageError, match='--arms names none; the arms are: published'):
+        comparison.chosen(PAIRED, [])
+
+
+@pytest.mark.parametrize('flags, sentence', [
+    (('--experiment=no_lrn', '--arms=tanh'), 'no_lrn has no arms'),
+    (('--eval_only', '--arms=tanh', '--workdir=/nowhere'), '--arms is for training'),
+    (('--experiment=figure1', '--set', 'optimizer.learning_rate=1'), 'every arm of figure1 has its own; name one with '
+                                                                     '--experiment=figure1/ARM')])
+def test_flags_that_arms_do_not_go_with_are_refused(flags, sentence, tmp_path):
+    done = launch(*flags, cache=tmp_path)
+    assert done.returncode == 2 and sentence in done.stderr and done.stderr.count('\n') == 1
+
+
+@pytest.mark.parametrize('paper', PAPERS)
+def test_what_is_said_to_have_run_to_its_end_has_results(paper):
+    folder = Path(__file__).parent.parent / 'reproductions' / paper
+    run = {name for name, text in PAPERS[paper].seen.items() if text.startswith('run to its end')}
+    assert run <= {results['experiment'] for results in report.kept(folder).values()}
 
 
 def test_an_arm_is_an_experiment_by_name():
@@ -168,7 +191,7 @@ def test_the_same_command_trains_no_arm_again_and_another_one_only_the_new(run, 
         lines = map(json.loads, (folder / name / 'metrics.jsonl').read_text().splitlines())
         assert [line['step'] for line in lines if line['kind'] == 'train'] == [4], name
     claim = next(row for row in text.splitlines() if row.strip().startswith('tanh instead of ReLU'))
-    assert 'undecided' in claim
+    assert '+0.00†' in claim and 'Changed for this run: data.source' in text
     assert (folder / 'curve.png').stat().st_size > 1000
 
 

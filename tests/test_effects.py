@@ -14,7 +14,7 @@ from tests.test_report import LONG, RESULTS, line, shown
 LESS = Effect('norms help', 'norm', 'plain', '-2 on FISH', 'less')
 MORE = Effect('norms harm', 'norm', 'plain', '+2 on FISH', 'more')
 OPEN = Effect('tanh', 'tanh', 'plain', 'nothing', None)
-TABLE = Effects('In small', 'BIRDS, five batches', 'pair', (LESS, OPEN))
+TABLE = Effects('In small', 'BIRDS, five batches', 'birds', 'pair', (LESS, OPEN))
 PAPERS = {'alexnet': Paper('alexnet', {'pair': LONG}, None, (TABLE,), 'conv1', None, {'pair': 'pair flies'}, counts={})}
 PLAIN, NORM = (20.0, 21.0, 22.0), (18.1, 19.0, 19.9)        # differences of -1.9, -2.0, -2.1: deviation 0.1
 
@@ -77,18 +77,41 @@ def test_the_report_has_every_claim_on_every_split_and_every_arm():
     assert validation.rows[0] == ('norms help', '-2 on FISH', '19.00', '21.00', '-2.00 (-2.25 to -1.75)', '3', 'holds')
     assert validation.rows[1][2:] == ('25.00', '21.00', '+4.00', '1', 'undecided')
     assert test.rows[0][2:4] == ('20.00', '22.00')
-    assert arms.rows == (('plain', '20.00, 21.00, 22.00', '21.00, 22.00, 23.00', '1,234', '15'),
-                         ('norm', '18.10, 19.00, 19.90', '19.10, 20.00, 20.90', '1,234', '15'),
-                         ('tanh', '25.00', '26.00', '1,234', '15'))
+    assert arms.rows == (('plain', 'nothing', '20.00, 21.00, 22.00', '21.00, 22.00, 23.00', '1,234', '15'),
+                         ('norm', 'nothing', '18.10, 19.00, 19.90', '19.10, 20.00, 20.90', '1,234', '15'),
+                         ('tanh', 'nothing', '25.00, diverged', '26.00, diverged', '1,234', '15'))
     text = shown(THREE, (TABLE,), 'paper')
     assert line(text, 'norms help')[4:] == ['-2.00 (-2.25 to -1.75)', '3', 'holds'] and 'n = 3' in text
 
 
 def test_findings_are_those_of_the_comparisons_own_split():
     found = [(f.claim, f.paper, f.ours, f.epochs, f.seeds, f.verdict) for f in report.findings(THREE, (TABLE,), 'pair')]
-    assert found == [('In small: norms help', '-2 on FISH', '-2.00 (-2.25 to -1.75)', '15', 3, 'holds'),
-                     ('In small: tanh', 'nothing', '+4.00', '15', 1, 'undecided')]
+    assert found == [('In small: norms help', '-2 on FISH', '19.00 against 21.00: -2.00 (-2.25 to -1.75)',
+                      '15', 3, 'holds'),
+                     ('In small: tanh', 'nothing', '25.00 against 21.00: +4.00', '15', 1, 'undecided')]
     assert not list(report.findings(THREE, (TABLE,), 'other'))
+
+
+@pytest.mark.parametrize('changes', [{'data': RESULTS['data'] | {'name': 'fish 1.0'}},
+                                     {'overrides': {'epochs': '1', 'seed': '0'}}])
+def test_another_comparison_judges_no_claim(changes):
+    first = next(report.findings(THREE | changes, (TABLE,), 'pair'))
+    assert first.verdict is None and first.ours.endswith(report.DAGGER)
+    sheet = report.sheets(THREE | changes, (TABLE,), 'pair')[0]
+    assert sheet.rows[0][-1] == '-' and sheet.notes[0].startswith(report.DAGGER)
+    assert next(report.findings(THREE | {'overrides': {'seed': '1'}}, (TABLE,), 'pair')).verdict == 'holds'
+
+
+def test_a_seed_that_diverged_stands_in_its_place():
+    arms = report.sheets(THREE, (TABLE,), 'pair')[-1]
+    assert arms.rows[2][:3] == ('tanh', 'nothing', '25.00, diverged')
+
+
+def test_arms_that_came_to_mean_something_else_are_not_averaged():
+    runs = [compared(arm('plain', 20.0, seed), seed=seed) for seed in (0, 1)]
+    runs[1]['arms'][0]['changes'] = {'model.activation': 'tanh'}
+    with pytest.raises(UsageError, match='arms plain change different things'):
+        seeds.together(runs)
 
 
 @pytest.mark.parametrize('arms', [[arm('plain', None), arm('norm', None)], [arm('norm', 18.0)]],
@@ -138,7 +161,7 @@ def test_the_readme_says_of_every_claim_what_was_found(tmp_path):
         (place / 'results.json').write_text(json.dumps(seed_of(number)))
     text = readme._claims(tmp_path, PAPERS['alexnet'])
     rows = {row.strip('| ').split(' | ')[0]: row.strip('| ').split(' | ')[1:] for row in text.splitlines()}
-    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): -2.00 (-2.25 to -1.75), holds', '`pair`', '-',
-                                  'pair flies']
+    assert rows['norms help'] == ['-2 on FISH', '[pair](#pair): 19.00 against 21.00: -2.00 (-2.25 to -1.75), holds',
+                                  '`pair`', '-', 'pair flies']
     assert rows['tanh'][1] == 'not run'
     assert 'read 60 training images a second' in text   # 180 steps of 4 in 12 s

@@ -96,6 +96,7 @@ TRAINING_ERROR = Table(
 SIZES_OF_TRAINING_SET = Effects(
     title='Figure 6, size of the training set',
     data='MNIST test',
+    source='mnist',
     experiment='training_sizes',
     rows=(
         Effect('15,000 instead of 60,000 training images', 'images_15000', 'images_60000', 'more error', 'more'),
@@ -109,7 +110,6 @@ TWO_STEPS = 'two steps in small'
 SEEN = {
     'paper': 'run to its end; counts, connections, sizes, PyTorch',
     'distortions': 'run to its end',
-    'training_sizes': 'run to its end',
     'modern': 'counts, sizes, PyTorch',
     'caffe': "weights in Caffe's format give the logits of OpenCV's reader",
 }

@@ -83,7 +83,7 @@ FLATTEN = Experiment(
 # on the first four batches of CIFAR-10 and judged on the fifth.
 QUARTER = ablation('CIFAR-10 at a quarter of the width', 'Table 5', model__init='scaled',
                    model__layers=networks.narrow(networks.CIFAR10, 4), data__train_split='train[:40000]',
-                   data__validation_split='train[40000:]', optimizer__learning_rate=0.02,
+                   data__validation_split='train[40000:]', optimizer__learning_rate=0.01,
                    optimizer__layer_learning_rate=(), optimizer__drop_epochs=(11, 13), epochs=14)
 QUARTER_WIDTH = Comparison(
     summary='CIFAR-10 at a quarter of the width: global average pooling, fully connected layers, dropout, 1x1 layers',
