@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
-import scipy.stats
+from scipy import special
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +78,7 @@ def half_interval(values: Sequence[float]) -> float:
     """Half the length of the 95 % interval around the mean of values by Student's t; infinite for one."""
     if len(values) < 2:
         return math.inf
-    return float(scipy.stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values)**0.5
+    return float(special.stdtrit(len(values) - 1, 0.975)) * statistics.stdev(values) / len(values)**0.5
 
 
 def verdict(effect: Effect, found: Difference) -> str:
