@@ -19,6 +19,12 @@ ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repos
 def main() -> None:
     cli.prepare()
     root = Path(ROOT.value)
+    if not CHECK.value:             # first: a README shows the pictures that are there
+        for name, paper in PAPERS.items():
+            for place, results in report.kept(root / 'reproductions' / name).items():
+                if 'arms' in results:
+                    figures.comparison(results, paper.tables, root / 'reproductions' / name / 'results' / place /
+                                       'curve.png')
     texts = readme.regenerate(root, PAPERS)
     texts[root / overview.PLACE] = overview.page(root, texts)
     for path, text in texts.items():
@@ -29,12 +35,6 @@ def main() -> None:
             sys.exit(1)
         path.write_text(text)
         print(f'{path} written.')
-    if not CHECK.value:
-        for name, paper in PAPERS.items():
-            for place, results in report.kept(root / 'reproductions' / name).items():
-                if 'arms' in results:
-                    figures.comparison(results, paper.tables, root / 'reproductions' / name / 'results' / place /
-                                       'curve.png')
 
 
 if __name__ == '__main__':

@@ -110,6 +110,7 @@ TWO_STEPS = 'two steps in small'
 SEEN = {
     'paper': 'run to its end; counts, connections, sizes, PyTorch',
     'distortions': 'run to its end',
+    'training_sizes': 'run to its end',
     'modern': 'counts, sizes, PyTorch',
     'caffe': "weights in Caffe's format give the logits of OpenCV's reader",
 }
