@@ -10,7 +10,7 @@ from absl import flags, logging
 from rich.console import Console
 from rich.table import Table
 
-from lib import cpu
+from lib import cpu, report
 from lib.experiment import UsageError
 from lib.paper import Paper
 from lib.train import Interrupted
@@ -97,7 +97,5 @@ def say(text: str) -> None:
 
 
 def show(grid: Table) -> None:
-    """Prints a table as wide as it is: a narrow terminal breaks its lines, and nothing is cut off."""
-    wide = Console(width=1000, highlight=False)
-    wide.width = wide.measure(grid).maximum
-    wide.print(grid)
+    """Prints a table as wide as it is."""
+    report.whole(grid, console)

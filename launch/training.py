@@ -31,7 +31,7 @@ def run(paper: Paper) -> None:
             f'{first.starts_from}, and name its workdir with --init_from=DIR.')
     require(isinstance(chosen, Comparison) or FLAGS.arms is None, f'{FLAGS.experiment} has no arms: leave out --arms.')
     arms = comparison.chosen(chosen, FLAGS.arms) if isinstance(chosen, Comparison) else {}
-    by_arms = set.intersection(*(set(dict(arm.changes)) for arm in arms.values())) if arms else set()
+    by_arms = set.intersection(*(set(dict(arm.changes)) for arm in chosen.arms)) if arms else set()
     given = {assignment.partition('=')[0].strip() for assignment in FLAGS.set}
     require(not given & by_arms, f'--set {", ".join(sorted(given & by_arms))}: every arm of {FLAGS.experiment} has its '
                                  f'own; name one with --experiment={FLAGS.experiment}/ARM.')

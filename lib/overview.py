@@ -1,5 +1,4 @@
 """All results on one HTML page, beside the READMEs that it shows. It needs no network."""
-import html
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 from markdown_it import MarkdownIt
 
 PLACE = Path('reproductions') / 'index.html'
+TITLE = 'Classic convolutional networks, reproduced'
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 76rem; margin: 0 auto; padding: 1rem }
 h1 { font-size: 1.6rem } h2, h3 { margin-top: 2rem } section { border-top: 2px solid #ddd; margin-top: 3rem }
@@ -27,13 +27,12 @@ def page(root: Path, texts: Mapping[Path, str]) -> str:
     top = texts[root / 'README.md']
     measured = re.search(r'^## Measured so far\n(.*?)^## ', top, re.DOTALL | re.MULTILINE)
     folders = {path.parent.name: text for path, text in texts.items() if path.parent.parent == root / 'reproductions'}
-    parts = ['<h1>Classic convolutional networks, reproduced</h1>',
+    parts = [f'<h1>{TITLE}</h1>',
              '<nav>' + ' '.join(f'<a href="#{name}">{name}</a>' for name in folders) + '</nav>',
              _html('## Measured so far\n' + (measured[1] if measured else ''), '')]
     parts += [f'<section id="{name}">{_html(text, name)}</section>' for name, text in folders.items()]
-    title = html.escape('Classic convolutional networks, reproduced')
     return ('<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" '
-            f'content="width=device-width, initial-scale=1"><title>{title}</title><style>{STYLE}</style></head><body>\n'
+            f'content="width=device-width, initial-scale=1"><title>{TITLE}</title><style>{STYLE}</style></head><body>\n'
             + '\n'.join(parts) + '\n</body></html>\n')
 
 

@@ -621,6 +621,13 @@ def show(results: dict[str, Any], tables: Iterable[Table | Race | Effects], cons
             console.print(Text(line), soft_wrap=line.startswith(('Command', 'Written')))
 
 
+def whole(grid: Grid, console: Console) -> None:
+    """Prints a table as wide as it is: a narrow terminal breaks its lines, and nothing is cut off."""
+    wide = Console(file=console.file, width=1000, highlight=False)
+    wide.width = max(console.width, wide.measure(grid).maximum)
+    wide.print(grid)
+
+
 def _print(sheet: Sheet, console: Console) -> None:
     console.print(Text(sheet.title, style='bold'))
     grid = Grid(box=box.SIMPLE_HEAD, pad_edge=False)
@@ -628,10 +635,7 @@ def _print(sheet: Sheet, console: Console) -> None:
         grid.add_column(Text(name), justify='left' if i == 0 else 'right', vertical='bottom', no_wrap=i > 0)
     for row, ours in zip(sheet.rows, sheet.ours):
         grid.add_row(*map(Text, row), style='bold' if ours else 'dim')
-    # A narrow terminal breaks lines, and nothing is cut off.
-    wide = Console(file=console.file, width=1000, highlight=False)
-    wide.width = max(console.width, wide.measure(grid).maximum)
-    wide.print(grid)
+    whole(grid, console)
     for note in sheet.notes:
         console.print(Text(note))
     if sheet.notes:
