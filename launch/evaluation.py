@@ -18,6 +18,7 @@ from lib.data import sources, statistics
 from lib.data.sources import Split
 from lib.experiment import in_words, require
 from lib.paper import Paper
+from lib.results import write
 from lib.task import count
 from lib.trained import Trained
 
@@ -99,7 +100,7 @@ def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path, mes
     differences = {path: change for network in networks for path, change in trained.differences(paper, network).items()}
     results = workdir.about(paper, name, first, differences, data, mesh) | {
         'members': members, 'errors': errors, 'seconds': time.monotonic() - began}
-    report.write(folder, results)
+    write(folder, results)
     report.show(results, paper.tables, console, first.published, folder)
 
 

@@ -10,7 +10,8 @@ from absl import app, flags
 
 from launch import cli
 from launch.papers import PAPERS
-from lib import figures, overview, readme, report
+from lib import figures, overview, readme
+from lib.results import kept
 
 CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit with 1 if a README is not up to date.')
 ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repository whose READMEs are written.')
@@ -21,7 +22,7 @@ def main() -> None:
     root = Path(ROOT.value)
     if not CHECK.value:             # first: a README shows the pictures that are there
         for name, paper in PAPERS.items():
-            for place, results in report.kept(root / 'reproductions' / name).items():
+            for place, results in kept(root / 'reproductions' / name).items():
                 if 'arms' in results:
                     figures.comparison(results, paper.tables, root / 'reproductions' / name / 'results' / place /
                                        'curve.png')

@@ -15,6 +15,7 @@ from lib import mesh as meshes
 from lib.data import sources, statistics
 from lib.experiment import Comparison, Data, Experiment, change, diff, require
 from lib.paper import Paper
+from lib.results import write
 from lib.task import Params, count
 from lib.train import Outcome, fit
 from lib.visualize import kernels
@@ -89,7 +90,7 @@ def run(paper: Paper) -> None:
     results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
     if isinstance(chosen, Comparison):
         figures.comparison(results, paper.tables, folder / 'curve.png')
-    report.write(folder, results)
+    write(folder, results)
     report.show(results, paper.tables, console, first.published, folder)
     say(report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables))
 

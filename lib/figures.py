@@ -14,7 +14,7 @@ import matplotlib.patheffects as patheffects  # noqa: E402  (the backend comes f
 import matplotlib.pyplot as plt  # noqa: E402
 import numpy as np  # noqa: E402
 
-from lib import effects, report  # noqa: E402
+from lib import effects, races, report  # noqa: E402
 from lib.effects import Effects  # noqa: E402
 
 BLUE, ORANGE, GREEN, PURPLE, GREY = '#1f5fa8', '#d1600a', '#2f8f4e', '#7b4aa5', '#6b6b6b'
@@ -158,8 +158,8 @@ def _race(results: dict[str, Any], output_png: Path) -> None:
         shown bold at the learning rate that came closest.
       output_png: the picture, 1120 x 832 pixels.
     """
-    target, grid = results['target'] / 100, report.entrants(results)
-    winners = report.best(grid)
+    target, grid = results['target'] / 100, races.entrants(results)
+    winners = races.best(grid)
     names = list(dict.fromkeys(arm['name'] for arm in results['arms']))
     longest = max(point[0] for arm in results['arms'] for point in arm['curve'])
     figure, axes = plt.subplots(figsize=(7, 5.2), dpi=DPI, layout='constrained')

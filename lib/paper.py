@@ -3,11 +3,13 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lib import report
+from lib.effects import Effects
 from lib.experiment import Comparison, Experiment, UsageError, override, require
 from lib.geometry import Geometry
 from lib.importers import Saved
+from lib.races import Race
 from lib.scaling import Scheme
+from lib.tables import Table
 from lib.task import Params, Task, in_bfloat16, rematerialized
 
 
@@ -39,7 +41,7 @@ class Paper:
     name: str
     experiments: Mapping[str, Experiment | Comparison]
     network: Callable[[Experiment], Task]                           # in float32
-    tables: Sequence[report.Table | report.Race]
+    tables: Sequence[Table | Race | Effects]
     first_layer: str                                                # whose kernels are drawn
     convert: Callable[[Saved], tuple[str, Experiment, Params]]      # weights that others have published
     seen: Mapping[str, str]     # of every experiment, what has been seen to hold short of the paper's number

@@ -15,7 +15,10 @@ from lib import geometry, report, scaling, speed
 from lib.effects import Effects
 from lib.experiment import UsageError, in_words
 from lib.paper import Paper
-from lib.report import DAGGER, Race, Row, Table
+from lib.races import Race
+from lib.report import DAGGER
+from lib.results import kept
+from lib.tables import Row, Table
 
 BLOCK = re.compile(r'<!-- generated: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
 
@@ -100,7 +103,7 @@ def _block(folder: Path, paper: Paper, name: str) -> str:
         return _claims(folder, paper)
     if name == 'scaling':
         return _scaling(folder / 'results' / 'scaling', paper)
-    results = report.kept(folder).get(name)
+    results = kept(folder).get(name)
     if results is None:
         raise UsageError(f'{folder / "README.md"} has a block {name!r}, and {folder / "results" / name} has no '
                          'results.json: put it there, or remove the block.')
@@ -200,7 +203,7 @@ def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
     """All committed results: first those that test a claim, then the runs that are too short or too far from it."""
     tested, others = [], []
     for folder, paper in papers.items():
-        for name, results in report.kept(root / 'reproductions' / folder).items():
+        for name, results in kept(root / 'reproductions' / folder).items():
             link = f'[{name}](reproductions/{folder}/README.md#{name})'
             for f in report.findings(results, paper.tables, results['experiment']):
                 cells = list(map(_escape, (f'{folder}, {f.claim}', f.paper, f.ours)))
@@ -234,7 +237,7 @@ def _networks(root: Path, papers: Mapping[str, Paper]) -> str:
                     'where and how', 'ours (ours - paper)', 'seen short of that')),
              _line(['---', '---:', '---:', '---:', '---:', '---:', '---', '---', '---'])]
     for folder, paper in papers.items():
-        kept = report.kept(root / 'reproductions' / folder)
+        committed = kept(root / 'reproductions' / folder)
         for name, counts in paper.counts.items():
             experiment = paper.experiments[name]
             built = geometry.measure(paper.build(experiment), experiment.data.image_size)
@@ -243,7 +246,7 @@ def _networks(root: Path, papers: Mapping[str, Paper]) -> str:
                                  f'python -m launch.inspect {folder} --experiment={name}.')
             found = report.first_row(paper.tables, name)
             ours = [f'[{run}](reproductions/{folder}/README.md#{run}): ' + _escape(text)
-                    for run, results in kept.items() if (text := report.measured_of(results, name, found))]
+                    for run, results in committed.items() if (text := report.measured_of(results, name, found))]
             lines.append(_line((
                 f'[{_escape(counts.network)}](reproductions/{folder}/README.md)', f'{built.total:,}',
                 f'{built.multiply_adds:,}', str(built.receptive_field), *map(_escape, _printed(found)),
@@ -266,22 +269,22 @@ def _printed(found: tuple[Table, Row, dict[str, int]] | None) -> tuple[str, str,
 def _claims(folder: Path, paper: Paper) -> str:
     """Every row of the paper's tables: its number, ours where it was run, and for the rest the experiment, its cost and
     what has been seen of it so far."""
-    kept, lines = report.kept(folder), []
+    committed, lines = kept(folder), []
     for table in paper.tables:
         lines += ['', f'**{_escape(table.title)}** ({_escape(table.data)})', '',
                   _line(('', 'paper', 'ours', 'experiment', 'training images', 'evidence short of the number')),
                   _line(['---', '---:', '---:', '---', '---:', '---'])]
         match table:
             case Race():
-                rows = _race(table, paper, kept)
+                rows = _race(table, paper, committed)
             case Effects():
-                rows = _effects(table, paper, kept)
+                rows = _effects(table, paper, committed)
             case Table():
-                rows = (_claim(row, table, paper, kept) for row in table.rows)
+                rows = (_claim(row, table, paper, committed) for row in table.rows)
         lines += map(_line, rows)
     if any(DAGGER in line for line in lines):
         lines += ['', f"{DAGGER} Not comparable as it stands: the result's own section says why."]
-    for name, results in kept.items():
+    for name, results in committed.items():
         if 'steps' in results:
             runs = len(results.get('seeds', [0]))       # of a comparison the steps are those of all arms and seeds
             rate = results['steps'] * results['batch_size'] * runs / results['seconds']
@@ -290,12 +293,12 @@ def _claims(folder: Path, paper: Paper) -> str:
     return '\n'.join(lines[1:]) + '\n'
 
 
-def _claim(row: Row, table: Table, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
+def _claim(row: Row, table: Table, paper: Paper, committed: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
     shown = [i for i, value in enumerate(row.values) if value is not None]
     theirs = ', '.join(f'{table.columns[i].name} {report.printed(row.values[i], table.columns[i], row)}' for i in shown)
     if row.why:
         return tuple(map(_escape, (row.name, theirs or '-', '', '', '', row.why)))
-    runs = {name: [report.cell(results, table, row, i)[0] for i in shown] for name, results in kept.items()
+    runs = {name: [report.cell(results, table, row, i)[0] for i in shown] for name, results in committed.items()
             if report.concerns(results, row, {results['experiment']}) and not row.minus}
     ours = [f'[{name}](#{name}): ' + ', '.join(map(_escape, cells)) for name, cells in runs.items()
             if set(cells) != {report.NOT_MEASURED}]
@@ -315,17 +318,17 @@ def _days(count: float) -> str:
     return f'{count:,.0f} day{"s" * (round(count) != 1)}'
 
 
-def _race(race: Race, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
-    ours = [f'[{name}](#{name}): {_escape(finding.ours)}' for name, results in kept.items()
+def _race(race: Race, paper: Paper, committed: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+    ours = [f'[{name}](#{name}): {_escape(finding.ours)}' for name, results in committed.items()
             for finding in report.findings(results, (race,), results['experiment'])]
     yield (_escape(f'{race.faster} against {race.slower}'), _escape(race.claim), '; '.join(ours) or 'not run',
            f'`{race.experiment}`', '-', _escape(paper.seen[race.experiment]))
 
 
-def _effects(table: Effects, paper: Paper, kept: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
+def _effects(table: Effects, paper: Paper, committed: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
     for effect in table.rows:
         one = dataclasses.replace(table, rows=(effect,))
-        ours = [f'[{name}](#{name}): {_escape(f"{f.ours}, {f.verdict}")}' for name, results in kept.items()
+        ours = [f'[{name}](#{name}): {_escape(f"{f.ours}, {f.verdict}")}' for name, results in committed.items()
                 for f in report.findings(results, (one,), results['experiment'])]
         yield (_escape(effect.claim), _escape(effect.paper), '; '.join(ours) or 'not run',
                f'`{table.experiment}`', '-', _escape(paper.seen[table.experiment]))

@@ -1,106 +1,34 @@
-"""What a paper printed beside what a run measured: on the terminal, in results.json, and in the READMEs.
+"""What a paper printed beside what a run measured: on the terminal, and as sheets and findings for the READMEs.
 
-A paper's tables are data (`Table`, `Row`, `Column`; `Race` for a figure about speed). A run is its results.json. The
-rule of this module: unlike is never compared with like in silence. A number measured on other data, another network,
-fewer epochs or a changed recipe carries a dagger, and the lines under the table say why.
+A paper's tables are data: lib/tables.py, and lib/races.py and lib/effects.py for claims that comparisons test. A run is
+its results.json (lib/results.py). The rule of this module: unlike is never compared with like in silence. A number
+measured on other data, another network, fewer epochs or a changed recipe carries a dagger, and the lines under the
+table say why.
 """
 import collections
 import dataclasses
-import json
 import math
-import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from rich import box
 from rich.console import Console
 from rich.table import Table as Grid
 from rich.text import Text
 
-from lib import effects, seeds
+from lib import effects, races, seeds
 from lib.effects import Effects
-from lib.experiment import UsageError, in_words
+from lib.experiment import in_words
+from lib.races import Race
+from lib.results import kept
+from lib.tables import Column, Row, Table
 
 DAGGER = '†'
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
 MEMORY = ' (from memory)'
 NOT_MEASURED = f'-{DAGGER}'
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of error rates: what was counted, and on which split of the table's data."""
-    name: str                                           # as printed
-    metric: Literal['top1', 'top5']
-    split: Literal['train', 'validation', 'test']
-    decimals: int = 1                                   # as printed
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """A row of a paper's table. It names what reproduces it, one experiment or several averaged, or says why none does.
-
-    Raises:
-      ValueError: if it has neither an experiment nor members nor a reason, or two of them.
-    """
-    name: str
-    values: tuple[float | None, ...]                    # %, one a column, as printed; None for a dash
-    experiment: str | None = None                       # in the paper's EXPERIMENTS
-    shorter: tuple[str, ...] = ()                       # experiments that stand for it with recipes that fit a laptop
-    members: tuple[str, ...] = ()                       # instead: the experiments whose networks are averaged
-    why: str = ''                                       # or: no experiment reproduces this row, because ...
-    minus: str | None = None                            # the values are differences: `experiment` minus this one
-    protocol: str | None = None                         # of the test: Evaluation.protocol; None if the paper is silent
-    parameters: int | None = None                       # of each network; None if the paper does not say
-    pretraining: int = 0                                # training images that the networks it starts from saw
-    words: str = ''                                     # what is printed where that is no number: 'about 2'
-    note: str = ''                                      # what the paper says of this row
-    memory: bool = False                                # written down from memory, not yet checked against the paper
-
-    def __post_init__(self) -> None:
-        if bool(self.experiment) + bool(self.members) + bool(self.why) != 1:
-            raise ValueError(f'row {self.name!r} must name its experiment, or else say why it has none')
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A table of error rates in %.
-
-    Raises:
-      ValueError: if a row has not one value a column.
-    """
-    title: str                                          # with the place in the paper
-    data: str                                           # what the paper measured on
-    source: str | None                                  # the data set that is the same thing here; None if none is
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    examples: int | None = None                         # in the split that was evaluated
-    train_examples: int | None = None                   # in the training set
-    epochs: int | None = None                           # of the paper's training
-
-    def __post_init__(self) -> None:
-        for row in self.rows:
-            if len(row.values) != len(self.columns):
-                raise ValueError(f'row {row.name!r} of {self.title!r} has {len(row.values)} values for '
-                                 f'{len(self.columns)} columns')
-
-
-@dataclasses.dataclass(frozen=True)
-class Race:
-    """A figure whose point is how many epochs pass until each of its curves falls below a line."""
-    title: str                                          # with the place in the paper
-    data: str
-    source: str | None
-    experiment: str                                     # a Comparison, whose arms have the names below
-    faster: str
-    slower: str
-    factor: float                                       # `slower` needs so many times the epochs of `faster`
-    claim: str                                          # the factor in the paper's words
-    target: float                                       # the line, %
-    epochs: Mapping[str, str]                           # {arm: epochs as read off the figure}
-    memory: bool = False                                # `epochs` come from memory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,77 +50,6 @@ class Finding:
     epochs: str
     seeds: int
     verdict: str | None                                 # does the claim hold; None if the run does not test it
-
-
-# ---------------------------------------------------------------------------------------------- results.json
-
-COMMON = ('paper', 'experiment', 'overrides', 'differences', 'seed', 'commit', 'versions', 'device', 'devices', 'mesh',
-          'data.name', 'data.validation_name', 'data.train_examples', 'data.validation_examples', 'batch_size',
-          'seconds', 'peak_memory_gib', 'command', 'date', 'machine')
-TRAINING = ('epochs', 'steps', 'training_loss', 'parameters', 'errors')
-ERROR = ('split', 'protocol', 'top1', 'top5', 'seen', 'loss')
-EVALUATION = ('members', 'errors')                      # of networks that were trained before, averaged if several
-MEMBER = ('experiment', 'origin', 'seed', 'epochs', 'parameters')
-ARM = ('name', 'seed', 'epochs')
-RACED = ('learning_rate', 'epochs_to', 'seen', 'curve')     # an arm of a race
-PAIRED = ('changes', 'errors', 'parameters')            # of another comparison
-
-
-def write(workdir: Path, results: dict[str, Any]) -> Path:
-    """Writes results.json into `workdir`, at once or not at all. Numbers that are not finite become null.
-
-    Raises:
-      UsageError: if a key that a report needs is missing.
-    """
-    path = Path(workdir) / 'results.json'
-    _check(results, path)
-    partial = path.with_name('results.json.partial')
-    partial.write_text(json.dumps(_finite(results), indent=1, ensure_ascii=False, allow_nan=False) + '\n')
-    os.replace(partial, path)
-    return path
-
-
-def read(path: Path) -> dict[str, Any]:
-    """The results in the file `path`.
-
-    Raises:
-      UsageError: if the file cannot be read, is no JSON, or lacks a key.
-    """
-    try:
-        results = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UsageError(f'{path} cannot be read ({error.strerror}): run the experiment that writes it.') from error
-    except ValueError as error:
-        raise UsageError(f'{path} is not JSON ({error}): restore it, or run its experiment again.') from error
-    _check(results, path)
-    return results
-
-
-def _check(results: Any, path: Path) -> None:
-    kinds = {'arms': ('arms', 'target'), 'members': EVALUATION}
-    kind = next((name for name in kinds if isinstance(results, dict) and name in results), None)
-    for key in (*COMMON, *kinds.get(kind, TRAINING)):
-        _need(results, key, key, path)
-    arm = (*ARM, *(PAIRED if results.get('target') is None else RACED))
-    for name, inner in (('arms', arm), ('errors', ERROR), ('members', MEMBER)):
-        for i, item in enumerate(results.get(name, ())):
-            for key in inner:
-                _need(item, key, f'{name}[{i}].{key}', path)
-
-
-def _need(value: Any, key: str, shown: str, path: Path) -> None:
-    for part in key.split('.'):
-        if not isinstance(value, dict) or part not in value:
-            raise UsageError(f'{path} lacks the key {shown!r}: run its experiment again with this version.')
-        value = value[part]
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 # ---------------------------------------------------------------------------------- a run beside a paper's tables
@@ -376,95 +233,9 @@ def number(value: float) -> str:
     return f'{round(value, 2):,g}'
 
 
-# ----------------------------------------------------------------------------------------- comparisons of speed
-
-@dataclasses.dataclass(frozen=True)
-class Entrant:
-    """One learning rate of one arm, its seeds averaged."""
-    name: str
-    learning_rate: float
-    seeds: int
-    reached: float | None                               # epochs; None if one of the seeds did not get there
-    epochs: float                                       # trained, the shortest of the seeds
-    lowest: float | None                                # % top-1, the best evaluation of all seeds
-
-
-def entrants(results: dict[str, Any]) -> list[Entrant]:
-    """The grid of a comparison in the order of its arms, runs that differ only in their seed taken together."""
-    groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
-    for arm in results['arms']:
-        groups.setdefault((arm['name'], arm['learning_rate']), []).append(arm)
-    return [Entrant(name, rate, len(arms),
-                    None if any(arm['epochs_to'] is None for arm in arms) else
-                    sum(arm['epochs_to'] for arm in arms) / len(arms),
-                    min(arm['epochs'] for arm in arms),
-                    min((top1 for arm in arms for _, top1 in arm['curve'] if top1 is not None and
-                         math.isfinite(top1)), default=None))
-            for (name, rate), arms in groups.items()]
-
-
-def best(grid: Sequence[Entrant]) -> dict[str, Entrant]:
-    """The learning rate of every arm that reached the target first; arms of which none did are left out."""
-    winners: dict[str, Entrant] = {}
-    for entrant in grid:
-        if entrant.reached is not None and entrant.reached < getattr(winners.get(entrant.name), 'reached', math.inf):
-            winners[entrant.name] = entrant
-    return winners
-
-
-def speed_up(grid: Sequence[Entrant], faster: str, slower: str) -> tuple[float, bool] | None:
-    """How many times the epochs of `faster` the arm `slower` needed, each at its best learning rate; True with it if
-    that is only a lower bound, because `slower` never got there. None if `faster` did not."""
-    winners = best(grid)
-    if faster not in winners:
-        return None
-    bound = slower not in winners
-    epochs = min(e.epochs for e in grid if e.name == slower) if bound else winners[slower].reached
-    return epochs / winners[faster].reached, bound
-
-
-def speed_ups(results: dict[str, Any], race: Race) -> list[float]:
-    """The same by seed, of the seeds with which both arms got there at their best learning rates."""
-    winners = best(entrants(results))
-    if not {race.faster, race.slower} <= winners.keys():
-        return []
-    by_seed: dict[int, dict[str, float]] = {}
-    for arm in results['arms']:
-        if arm['name'] in winners and arm['learning_rate'] == winners[arm['name']].learning_rate:
-            by_seed.setdefault(arm['seed'], {})[arm['name']] = arm['epochs_to']
-    return [epochs[race.slower] / epochs[race.faster] for _, epochs in sorted(by_seed.items())
-            if {race.faster, race.slower} <= epochs.keys()]
-
-
-def race_verdict(results: dict[str, Any], race: Race) -> str | None:
-    """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, and 1 does not.
-    None if another race was run."""
-    found = speed_up(entrants(results), race.faster, race.slower)
-    if race_unlike(results, race):
-        return None
-    if found is None:
-        return f'undecided: {race.faster} never got there'
-    (factor, bound), each = found, speed_ups(results, race)
-    lone, half = ' (one seed)' * (len(each) == 1), 0.0
-    if len(each) > 1:
-        factor, half = sum(each) / len(each), effects.half_interval(each)
-    faster = factor - half > 1
-    if factor + half >= race.factor - 0.5:
-        return ('holds' if faster else 'undecided') + lone
-    if bound:
-        return 'undecided'
-    which = f'{race.faster} is {"faster" if faster else "slower"}' if faster or factor + half < 1 else \
-        'undecided which is faster'
-    return f'not {race.factor:g} times; {which}{lone}'
-
-
-def times(factor: tuple[float, bool] | None) -> str:
-    return 'undecided' if factor is None else f'{"more than " * factor[1]}{factor[0]:.1f} times'
-
-
 def _race(results: dict[str, Any], race: Race) -> Sheet:
-    grid, target = entrants(results), number(results['target'])
-    winners, reasons = best(grid), race_unlike(results, race)
+    grid, target = races.entrants(results), number(results['target'])
+    winners, reasons = races.best(grid), race_unlike(results, race)
     dagger = DAGGER * bool(reasons)
     rows, ours = [], []
     for e in grid:
@@ -476,10 +247,10 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
                      'not a number' if e.lowest is None else f'{e.lowest:.1f}',
                      race.epochs.get(e.name, '-') + MEMORY * race.memory if speaks else ''))
         ours.append(wins)
-    factor = speed_up(grid, race.faster, race.slower)
-    said = (f'{race.faster} never fell below {target} %' if factor is None else
-            f'{race.slower} needs {times(factor)}{dagger} the epochs of {race.faster}, each at its best learning rate')
-    each = speed_ups(results, race)
+    found = races.speed_up(results, race)
+    said = (f'{race.faster} never fell below {target} %' if found is None else
+            f'{race.slower} needs {found}{dagger} the epochs of {race.faster}, each at its best learning rate')
+    each = found.each if found else ()
     by_seed = f' By seed: {", ".join(f"{ratio:.2f}" for ratio in each)}.' * (len(each) > 1)
     notes = [f'{said}; the paper: {race.claim}.{by_seed}', *reasons]
     for name, winner in winners.items():
@@ -649,16 +420,13 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
     for table in tables:
         if isinstance(table, Race):
             if table.experiment == speaks_to and 'arms' in results:
-                grid = entrants(results)
-                ours, each = times(speed_up(grid, table.faster, table.slower)), speed_ups(results, table)
-                if len(each) > 1:
-                    mean, half = sum(each) / len(each), effects.half_interval(each)
-                    ours = f'{mean:.1f} times ({mean - half:.1f} to {mean + half:.1f})'
-                winners = best(grid)
-                epochs = ', '.join(f'{name} {number(e.reached)}' for name, e in winners.items())
+                grid, unlike = races.entrants(results), race_unlike(results, table)
+                found = races.speed_up(results, table)
+                epochs = ', '.join(f'{name} {number(e.reached)}' for name, e in races.best(grid).items())
                 yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
-                              ours + DAGGER * bool(race_unlike(results, table)), epochs or '-',
-                              len(each) or max(e.seeds for e in grid), race_verdict(results, table))
+                              ('undecided' if found is None else str(found)) + DAGGER * bool(unlike), epochs or '-',
+                              len(found.each if found else ()) or max(e.seeds for e in grid),
+                              None if unlike else races.verdict(results, table))
         elif isinstance(table, Effects):
             if table.experiment == speaks_to and 'arms' in results:
                 unlike = effects_unlike(results, table)
@@ -720,23 +488,7 @@ def committed(folder: Path, tables: Iterable[Table | Race | Effects]) -> str:
         lines.append(f'{name} ({results["date"]}, {results["data"]["name"]}, {results["machine"]})')
         lines += [f'  {f.claim}: paper {f.paper}, ours {f.ours}'
                   for f in findings(results, tables, results['experiment'])]
-        lines.append(f'  $ {results["command"]}')
+        lines += [f'  $ {command}' for command in results['command'].splitlines()]
     if any(DAGGER in line for line in lines):
         lines.append(f'{DAGGER} Not comparable as it stands: {Path(folder) / "README.md"} says why.')
     return '\n'.join(lines)
-
-
-def kept(folder: Path) -> dict[str, dict[str, Any]]:
-    """The results committed in `folder`/results, by the name of their folder, which has results.json, or a folder
-    seed-N for each of several runs, which become one result.
-
-    Raises:
-      UsageError: if one of them cannot be read, or the runs are not the same but for their seeds.
-    """
-    found = {}
-    for place in sorted(Path(folder).glob('results/*/')):
-        if runs := sorted(place.glob('seed-*/results.json')):
-            found[place.name] = seeds.together([read(path) for path in runs])
-        elif (place / 'results.json').exists():
-            found[place.name] = read(place / 'results.json')
-    return found

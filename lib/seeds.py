@@ -1,4 +1,5 @@
 """Runs that differ in nothing but their seed, as one result: means, with what each of them gave."""
+import collections
 import statistics
 from collections.abc import Sequence
 from typing import Any
@@ -19,17 +20,26 @@ def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if 'arms' in runs[0]:
         return _arms(runs)
     _check(runs, SAME)
+    numbers = [run['seed'] for run in runs]
+    if len(set(numbers)) < len(numbers):
+        raise UsageError(f'The results of {_named(runs)} have one seed twice: keep one of the two.')
     errors = []
     for parts in zip(*(run['errors'] for run in runs), strict=True):
         means = {key: statistics.fmean(part[key] for part in parts) for key in ('top1', 'top5', 'loss')}
         errors.append(parts[0] | means | {'each': {key: [part[key] for part in parts] for key in ('top1', 'top5')}})
-    return _summed(runs) | {'errors': errors, 'seeds': [run['seed'] for run in runs],
+    return _summed(runs) | {'errors': errors, 'seeds': numbers,
                             'training_loss': statistics.fmean(run['training_loss'] for run in runs)}
 
 
 def _arms(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Comparisons as one, with the arms of all."""
+    """Comparisons as one, with the arms of all; a seed may have run its arms in several turns."""
     _check(runs, (*(key for key in SAME if key not in ('epochs', 'parameters')), 'target'))
+    found = collections.Counter((arm['name'], arm.get('learning_rate'), arm['seed']) for run in runs
+                                for arm in run['arms'])
+    (name, _, seed), times = found.most_common(1)[0]
+    if times > 1:
+        raise UsageError(f'The results of {_named(runs)} have the arm {name} of seed {seed} twice: keep one of the '
+                         'two.')
     changes: dict[str, dict[str, str]] = {}
     for arm in (arm for run in runs for arm in run['arms'] if run['target'] is None):
         if changes.setdefault(arm['name'], arm['changes']) != arm['changes']:
@@ -40,14 +50,14 @@ def _arms(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _check(runs: Sequence[dict[str, Any]], same: Sequence[str]) -> None:
-    first, seeds = runs[0], [run['seed'] for run in runs]
-    names = f'{first["paper"]} {first["experiment"]}, seeds {", ".join(map(str, seeds))}'
-    if len(set(seeds)) < len(seeds):
-        raise UsageError(f'The results of {names} have one seed twice: keep one of the two.')
     for key in same:
-        if any(run[key] != first[key] for run in runs):
-            raise UsageError(f'The results of {names} cannot be averaged, since they differ in {key}: keep them in '
-                             'folders of their own.')
+        if any(run[key] != runs[0][key] for run in runs):
+            raise UsageError(f'The results of {_named(runs)} cannot be averaged, since they differ in {key}: keep them '
+                             'in folders of their own.')
+
+
+def _named(runs: Sequence[dict[str, Any]]) -> str:
+    return f'{runs[0]["paper"]} {runs[0]["experiment"]}, seeds {", ".join(str(run["seed"]) for run in runs)}'
 
 
 def _summed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -55,6 +65,7 @@ def _summed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     return runs[0] | {
         'seconds': sum(run['seconds'] for run in runs),
         'peak_memory_gib': max(run['peak_memory_gib'] for run in runs),
+        'command': '\n'.join(dict.fromkeys(run['command'] for run in runs)),
         'commit': ' and '.join(dict.fromkeys(run['commit'] for run in runs)),
         'date': ' to '.join(dict.fromkeys((min(run['date'] for run in runs), max(run['date'] for run in runs)))),
     }

@@ -1,7 +1,7 @@
 """The numbers of the AlexNet paper agree with each other, and with the experiments that reproduce them."""
 import math
 
-from lib.report import Table
+from lib.tables import Table
 from reproductions.alexnet import paper
 from reproductions.alexnet.experiments import EXPERIMENTS
 

@@ -9,10 +9,11 @@ from PIL import Image
 from launch import comparison
 from launch.alexnet import PAPER
 from launch.papers import PAPERS
-from lib import checkpoint, report
+from lib import checkpoint
 from lib.effects import Effects
 from lib.experiment import Arm, Comparison, UsageError, diff
-from lib.report import Race
+from lib.races import Race
+from lib.results import kept
 from lib.train import Diverged, Outcome
 from reproductions.alexnet.experiments import EXPERIMENTS
 from tests.commands import launch
@@ -61,7 +62,7 @@ def test_flags_that_arms_do_not_go_with_are_refused(flags, sentence, tmp_path):
 def test_what_is_said_to_have_run_to_its_end_has_results(paper):
     folder = Path(__file__).parent.parent / 'reproductions' / paper
     run = {name for name, text in PAPERS[paper].seen.items() if text.startswith('run to its end')}
-    assert run <= {results['experiment'] for results in report.kept(folder).values()}
+    assert run <= {one['experiment'] for one in kept(folder).values()}
 
 
 def test_an_arm_is_an_experiment_by_name():

@@ -9,6 +9,7 @@ from lib import effects, figures, readme, report, seeds
 from lib.effects import Effect, Effects
 from lib.experiment import UsageError
 from lib.paper import Paper
+from lib.results import TRAINING, read, write
 from tests.test_report import LONG, RESULTS, line, shown
 
 LESS = Effect('norms help', 'norm', 'plain', '-2 on FISH', 'less')
@@ -31,7 +32,7 @@ def arm(name, top1, seed=0):
 
 def compared(*arms, **changes):
     data = RESULTS['data'] | {'validation_name': 'birds 1.0 train[4000:]'}
-    return {key: value for key, value in RESULTS.items() if key not in report.TRAINING} | {
+    return {key: value for key, value in RESULTS.items() if key not in TRAINING} | {
         'experiment': 'pair', 'target': None, 'data': data, 'arms': list(arms), 'steps': 30 * len(arms),
         'seconds': 2.0 * len(arms)} | changes
 
@@ -117,7 +118,7 @@ def test_arms_that_came_to_mean_something_else_are_not_averaged():
 @pytest.mark.parametrize('arms', [[arm('plain', None), arm('norm', None)], [arm('norm', 18.0)]],
                          ids=['all diverged', 'one arm'])
 def test_arms_without_a_pair_are_told_and_not_judged(arms, tmp_path):
-    results = report.read(report.write(tmp_path, compared(*arms)))
+    results = read(write(tmp_path, compared(*arms)))
     assert not list(report.findings(results, (TABLE,), 'pair'))
     assert len(line(shown(results, (TABLE,), 'pair'), 'norm')) > 2
     figures.comparison(results, (TABLE,), tmp_path / 'curve.png')
@@ -146,7 +147,13 @@ def test_comparisons_of_several_seeds_become_one():
     assert str(effects.difference(found, LESS, 'validation')) == '-2.00 (-2.25 to -1.75)'
 
 
-@pytest.mark.parametrize('changes, sentence', [({'target': 25.0}, 'differ in target'), ({'seed': 0}, 'one seed twice'),
+def test_a_seed_may_run_its_arms_in_turns():
+    one, other = (compared(arm(name, top1)) for name, top1 in (('plain', 20.0), ('norm', 18.0)))
+    assert str(effects.difference(seeds.together([one, other]), LESS, 'validation')) == '-2.00'
+
+
+@pytest.mark.parametrize('changes, sentence', [({'target': 25.0}, 'differ in target'),
+                                               ({'arms': [arm('norm', 18.0)]}, 'arm norm of seed 0 twice'),
                                                ({'differences': {'epochs': [140, 3]}}, 'differ in differences')])
 def test_comparisons_that_differ_in_more_are_refused(changes, sentence):
     with pytest.raises(UsageError, match=sentence):

@@ -11,6 +11,7 @@ from launch import cli, inspect
 from launch.papers import PAPERS
 from lib import explain, geometry, readme, report
 from lib.experiment import UsageError
+from lib.tables import Column, Row, Table
 from tests.commands import ROOT
 
 
@@ -185,19 +186,19 @@ def test_a_network_that_is_not_built_as_published_is_not_written_down(tmp_path):
         readme.regenerate(tmp_path, {'lenet5': dataclasses.replace(paper, counts={'paper': wrong})})
 
 
-COLUMNS = (report.Column('Train', 'top1', 'train'), report.Column('Val', 'top1', 'validation'),
-           report.Column('Val 5', 'top5', 'validation'), report.Column('Test 5', 'top5', 'test'))
+COLUMNS = (Column('Train', 'top1', 'train'), Column('Val', 'top1', 'validation'),
+           Column('Val 5', 'top5', 'validation'), Column('Test 5', 'top5', 'test'))
 
 
 def table(*rows):
-    return report.Table('T', 'birds', 'birds', COLUMNS, rows)
+    return Table('T', 'birds', 'birds', COLUMNS, rows)
 
 
 def test_the_first_row_of_a_network_is_of_itself_and_of_images_that_it_was_not_trained_on():
-    tables = [table(report.Row('less', (1.0, 1.0, 1.0, 1.0), 'net', minus='other'),
-                    report.Row('several', (1.0, 1.0, 1.0, 1.0), members=('net', 'net'))),
-              table(report.Row('seen', (9.0, None, None, None), 'net'), report.Row('it', (1.0, 2.0, None, 4.0), 'net'),
-                    report.Row('later', (1.0, 3.0, 3.0, 3.0), 'net'))]
+    tables = [table(Row('less', (1.0, 1.0, 1.0, 1.0), 'net', minus='other'),
+                    Row('several', (1.0, 1.0, 1.0, 1.0), members=('net', 'net'))),
+              table(Row('seen', (9.0, None, None, None), 'net'), Row('it', (1.0, 2.0, None, 4.0), 'net'),
+                    Row('later', (1.0, 3.0, 3.0, 3.0), 'net'))]
     _, row, columns = report.first_row(tables, 'net')
     assert row.name == 'it' and columns == {'top1': 1, 'top5': 3}
     assert report.first_row(tables, 'other') is None

@@ -10,7 +10,7 @@ from flax import nnx
 from lib import importers, optimizers, train
 from lib.data.statistics import Statistics
 from lib.experiment import UsageError, change, diff
-from lib.report import Table
+from lib.tables import Table
 from lib.task import count
 from reproductions.lenet5 import paper
 from reproductions.lenet5.experiments import EXPERIMENTS, PAPER

@@ -11,7 +11,7 @@ import pytest
 from lib import optimizers, trained
 from lib.experiment import UsageError, diff
 from lib.optimizers import learning_rate
-from lib.report import Table
+from lib.tables import Table
 from lib.task import count
 from reproductions.nin import model as networks
 from reproductions.nin import paper

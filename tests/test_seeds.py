@@ -5,6 +5,7 @@ import pytest
 
 from lib import readme, report, seeds
 from lib.experiment import UsageError
+from lib.results import kept
 from tests.test_report import PAPERS, RESULTS, TABLE
 
 
@@ -34,11 +35,13 @@ def test_folders_of_seeds_are_one_result_of_the_report(tmp_path):
     for seed, top1 in ((0, 1.0), (1, 3.0)):
         place = tmp_path / 'results' / 'plain' / f'seed-{seed}'
         place.mkdir(parents=True)
-        (place / 'results.json').write_text(json.dumps(run(seed, top1)))
-    found = report.kept(tmp_path)
+        (place / 'results.json').write_text(json.dumps(run(seed, top1, command=f'train {seed}')))
+    found = kept(tmp_path)
     assert list(found) == ['plain']
     first = next(report.findings(found['plain'], [TABLE], 'paper'))
     assert first.seeds == 2 and first.ours.startswith('2.0 ')
+    assert '```\ntrain 0\ntrain 1\n```' in readme.markdown(found['plain'], [TABLE], 'paper', {})
+    assert '$ train 0\n  $ train 1' in report.committed(tmp_path, [TABLE])
     assert 'n = 2' in ' '.join(report.provenance(found['plain']))
     assert 'read 10,000 training images a second' in readme._claims(tmp_path, PAPERS['alexnet'])
     assert any('1.00, 3.00' in note for note in report.measured(found['plain']).notes)

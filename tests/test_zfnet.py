@@ -14,7 +14,7 @@ from lib import train, trained
 from lib.data.statistics import Statistics
 from lib.experiment import UsageError, change_all, diff
 from lib.importers import Saved
-from lib.report import Table
+from lib.tables import Table
 from lib.task import count
 from lib.trained import Trained
 from reproductions.zfnet import paper

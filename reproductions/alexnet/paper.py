@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 from lib.effects import Effect, Effects
 from lib.paper import Counts
-from lib.report import Column, Race, Row, Table
+from lib.races import Race
+from lib.tables import Column, Row, Table
 
 OTHERS = "other people's system, printed as context"
 

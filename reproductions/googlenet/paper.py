@@ -6,7 +6,7 @@ Error rates are in %, as printed. Every row names the experiment that reproduces
 from typing import NamedTuple
 
 from lib.paper import Counts
-from lib.report import Column, Row, Table
+from lib.tables import Column, Row, Table
 
 OTHERS = "other people's system, printed as context"
 DETECTION = 'detection, with region proposals, is not reproduced here'

@@ -5,7 +5,7 @@ Error rates are in %, as printed. Every row names the experiment that reproduces
 """
 from lib.effects import Effect, Effects
 from lib.paper import Counts
-from lib.report import Column, Row, Table
+from lib.tables import Column, Row, Table
 
 # Section II.B, layer by layer: trainable parameters, and connections, which count a bias as one.
 PARAMETERS = {

@@ -6,7 +6,7 @@ no sizes of layers: the counts are those of its author's definition files.
 """
 from lib.effects import Effect, Effects
 from lib.paper import Counts
-from lib.report import Column, Row, Table
+from lib.tables import Column, Row, Table
 
 OTHERS = "other people's system, printed as context"
 

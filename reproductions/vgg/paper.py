@@ -7,7 +7,7 @@ to which training images are resized, Q that of test images.
 from collections.abc import Iterator
 
 from lib.paper import Counts
-from lib.report import Column, Row, Table
+from lib.tables import Column, Row, Table
 
 OTHERS = "other people's system, printed as context"
 IMAGES, EPOCHS = 1_281_167, 74          # 370,000 steps of 256 images

@@ -6,7 +6,7 @@ reproduces it or says why none does.
 """
 from lib.effects import Effect, Effects
 from lib.paper import Counts
-from lib.report import Column, Row, Table
+from lib.tables import Column, Row, Table
 
 OTHERS = "other people's system, printed as context"
 IMAGES, EPOCHS = 1_281_167, 70
