@@ -12,6 +12,7 @@ from launch import cli
 from launch.papers import PAPERS
 from lib import figures, overview, readme
 from lib.results import kept
+from reproductions.gallery.claims import LOOKS
 
 CHECK = flags.DEFINE_bool('check', False, 'Write nothing; exit with 1 if a README is not up to date.')
 ROOT = flags.DEFINE_string('root', str(Path(__file__).parent.parent), 'The repository whose READMEs are written.')
@@ -26,7 +27,7 @@ def main() -> None:
                 if 'arms' in results:
                     figures.comparison(results, paper.tables, root / 'reproductions' / name / 'results' / place /
                                        'curve.png')
-    texts = readme.regenerate(root, PAPERS)
+    texts = readme.regenerate(root, PAPERS, LOOKS)
     texts[root / overview.PLACE] = overview.page(root, texts)
     for path, text in texts.items():
         if path.exists() and path.read_text() == text:

@@ -3,7 +3,7 @@ the mean of their differences has a 95 % interval by Student's t."""
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from scipy import special
@@ -65,7 +65,11 @@ def errors(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:
 
 def difference(results: dict[str, Any], effect: Effect, split: str) -> Difference | None:
     """Of the seeds that both arms were trained with; None if there are none."""
-    ours, theirs = (errors(results, arm, split) for arm in (effect.arm, effect.against))
+    return paired(*(errors(results, arm, split) for arm in (effect.arm, effect.against)))
+
+
+def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
+    """Of the seeds, the keys, that both have; None if there are none."""
     both = sorted(ours.keys() & theirs.keys())
     if not both:
         return None

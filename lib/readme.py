@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib import geometry, report, scaling, speed
+from lib import geometry, looks, report, scaling, speed
 from lib.effects import Effects
 from lib.experiment import UsageError, in_words
+from lib.looks import Look
 from lib.paper import Paper
 from lib.races import Race
 from lib.report import DAGGER
@@ -52,7 +53,7 @@ def _escape(text: str) -> str:
     return re.sub(r'([|*_<\[\]])', r'\\\1', text)
 
 
-def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
+def regenerate(root: Path, papers: Mapping[str, Paper], claims: Sequence[Look] = ()) -> dict[Path, str]:
     """Every README of the repository with its generated blocks written anew: {path: text}.
 
     In reproductions/PAPER/README.md the block NAME reports results/NAME/results.json, `claims` lists every number of
@@ -64,13 +65,15 @@ def regenerate(root: Path, papers: Mapping[str, Paper]) -> dict[Path, str]:
     Args:
       root: of the repository.
       papers: by the name of their folder under reproductions.
+      claims: those that looks of the gallery test.
 
     Raises:
       UsageError: if a block has no end, its results are missing or broken, or a network as built has not the counts of
         its paper.
     """
     texts = {}
-    top, blocks = root / 'README.md', {'headline': _headline, 'networks': _networks, 'speed': _speed}
+    headline = functools.partial(_headline, claims=claims)
+    top, blocks = root / 'README.md', {'headline': headline, 'networks': _networks, 'speed': _speed}
     if top.exists():
         texts[top] = _fill(top, lambda name: blocks[name](root, papers) if name in blocks else None)
     for folder, paper in papers.items():
@@ -125,41 +128,32 @@ def _scaling(folder: Path, paper: Paper) -> str:
 
 def _looks(folder: Path, name: str) -> str:
     if name == 'methods':
-        return _methods(_look(folder, name, folder / f'{name}.json'))
-    if several := sorted((folder / name).glob('seed-*.json')):
-        looks = [_look(folder, name, path) for path in several]
-        parts = _of_seeds(looks)
+        return _methods(looks.read(folder / f'{name}.json'))
+    if several := looks.of_seeds(folder / name):
+        parts = _of_seeds(several)
     else:
-        look = _look(folder, name, folder / f'{name}.json')
-        looks, parts = [look], [f'![{look["method"]}]({name}.png)', _escape(look['statement'])]
+        look = looks.read(folder / f'{name}.json')
+        several, parts = [look], [f'![{look["method"]}]({name}.png)', _escape(look['statement'])]
         if 'table' in look:
             parts.append(_grid(look['table']['columns'], look['table']['rows']))
-    commands = '\n'.join(look['command'] for look in looks)
+    commands = '\n'.join(look['command'] for look in several)
     return '\n\n'.join([*parts, f'```\n{commands}\n```']) + '\n'
 
 
-def _of_seeds(looks: Sequence[dict[str, Any]]) -> list[str]:
+def _of_seeds(several: Sequence[dict[str, Any]]) -> list[str]:
     """Looks at networks of several seeds: the means of their tables, or what each says if those are of other rows."""
-    networks = [_escape(look['network']) for look in looks]
+    networks = [_escape(look['network']) for look in several]
     try:
-        rows = _averaged([look['table']['rows'] for look in looks])
+        rows = _averaged([look['table']['rows'] for look in several])
     except ValueError:
-        return [f'{network}: {_escape(look["statement"])}' for network, look in zip(networks, looks)]
-    return [f'Means of {len(looks)} networks, trained from different seeds, and standard deviations.',
-            _grid(looks[0]['table']['columns'], rows), '\n'.join(f'- {network}' for network in networks)]
+        return [f'{network}: {_escape(look["statement"])}' for network, look in zip(networks, several)]
+    return [f'Means of {len(several)} networks, trained from different seeds, and standard deviations.',
+            _grid(several[0]['table']['columns'], rows), '\n'.join(f'- {network}' for network in networks)]
 
 
 def _grid(columns: Sequence[Any], rows: Sequence[Sequence[Any]]) -> str:
     return '\n'.join([_line(map(str, columns)), _line(['---'] + ['---:'] * (len(columns) - 1)),
                       *(_line(_escape(str(cell)) for cell in row) for row in rows)])
-
-
-def _look(folder: Path, name: str, path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise UsageError(f'{folder / "README.md"} has a block {name!r}, and {path} cannot be read: run launch.gallery, '
-                         'or remove the block.') from error
 
 
 def _averaged(tables: Sequence[Sequence[Sequence[Any]]]) -> list[list[str]]:
@@ -199,25 +193,30 @@ def _methods(networks: dict[str, Any]) -> str:
     return '\n'.join(lines) + '\n'
 
 
-def _headline(root: Path, papers: Mapping[str, Paper]) -> str:
+def _headline(root: Path, papers: Mapping[str, Paper], claims: Sequence[Look]) -> str:
     """All committed results: first those that test a claim, then the runs that are too short or too far from it."""
+    found = [(folder, finding, results['data']['name'], f'[{name}](reproductions/{folder}/README.md#{name})')
+             for folder, paper in papers.items()
+             for name, results in kept(root / 'reproductions' / folder).items()
+             for finding in report.findings(results, paper.tables, results['experiment'])]
+    for look in claims:
+        several = looks.of_seeds(root / 'reproductions' / 'gallery' / look.place)
+        found.append(('gallery', looks.finding(look, several), several[0]['data'],
+                      f'[{look.place}](reproductions/gallery/README.md#adversarial)'))
     tested, others = [], []
-    for folder, paper in papers.items():
-        for name, results in kept(root / 'reproductions' / folder).items():
-            link = f'[{name}](reproductions/{folder}/README.md#{name})'
-            for f in report.findings(results, paper.tables, results['experiment']):
-                cells = list(map(_escape, (f'{folder}, {f.claim}', f.paper, f.ours)))
-                where = [_escape(results['data']['name']), _escape(f.epochs), str(f.seeds), link]
-                if f.verdict is None:
-                    others.append(_line((*cells, *where)))
-                else:
-                    tested.append(_line((*cells, f'**{_escape(f.verdict)}**', *where)))
+    for folder, f, data, link in found:
+        cells = list(map(_escape, (f'{folder}, {f.claim}', f.paper, f.ours)))
+        where = [_escape(data), _escape(f.epochs), str(f.seeds), link]
+        if f.verdict is None:
+            others.append(_line((*cells, *where)))
+        else:
+            tested.append(_line((*cells, f'**{_escape(f.verdict)}**', *where)))
     columns, rules = ('paper', 'ours'), ['---', '---:', '---:']
     rest, left = ('data', 'epochs', 'n', 'result'), ['---', '---', '---:', '---']
     footer = f'{DAGGER} Fewer examples, other data, fewer epochs or a changed recipe: the linked page says which.'
     lines = ['**Claims that were tested**', '', _line(('', *columns, 'does it hold?', *rest)),
              _line([*rules, '---', *left]), *tested, '',
-             '**Runs that test no claim of their paper**, being much shorter or on other data', '',
+             '**Runs that test no claim of their paper**, being much shorter, on other data or of another network', '',
              _line(('', *columns, *rest)), _line([*rules, *left]), *others, '', footer]
     return '\n'.join(lines) + '\n'
 
