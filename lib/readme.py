@@ -50,7 +50,8 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _escape(text: str) -> str:
-    return re.sub(r'([|*_<\[\]])', r'\\\1', text)
+    """Text as Markdown that shows it; what stands between backticks is code already."""
+    return re.sub(r'(`[^`]*`)|([|*_<\[\]])', lambda found: found[1] or '\\' + found[2], text)
 
 
 def regenerate(root: Path, papers: Mapping[str, Paper], claims: Sequence[Look] = ()) -> dict[Path, str]:

@@ -323,6 +323,10 @@ def test_every_claim_has_a_line_with_its_cost_whether_it_was_run_or_not(reposito
     assert lines['relu against tanh'] == 'six times | [race](#race): 5.5 times | `race` | - | race flies'
 
 
+def test_code_is_not_escaped():
+    assert readme._escape('`a_b` c_d | *e* `f`') == r'`a_b` c\_d \| \*e\* `f`'
+
+
 def test_writing_the_blocks_again_changes_nothing(repository):
     texts = readme.regenerate(repository, PAPERS)
     assert len(texts) == 2 and all(path.read_text() == text for path, text in texts.items())
