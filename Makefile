@@ -1,6 +1,8 @@
 # `make` lists the targets. Another interpreter: make test PYTHON=python3.13
 PYTHON ?= python3
 VERSION := $(shell $(PYTHON) -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null)
+# Two files at a time: most of a test is compilation, which is done by one core.
+PYTEST := .venv/bin/python -m pytest --numprocesses=2 --dist=loadfile
 CONSTRAINTS := constraints-py$(if $(filter 3.11,$(VERSION)),311,312).txt
 
 .PHONY: help reproduce gallery test slow peer lint
@@ -20,10 +22,10 @@ gallery: .venv/installed-requirements
 	.venv/bin/python -m launch.gallery --output=runs/gallery
 
 test: .venv/installed-requirements-dev
-	.venv/bin/python -m pytest
+	$(PYTEST)
 
 slow: .venv/installed-requirements-dev
-	.venv/bin/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 peer: .venv/installed-requirements-peer
 
