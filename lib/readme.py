@@ -200,8 +200,9 @@ def _headline(root: Path, papers: Mapping[str, Paper], claims: Sequence[Look]) -
              for folder, paper in papers.items()
              for name, results in kept(root / 'reproductions' / folder).items()
              for finding in report.findings(results, paper.tables, results['experiment'])]
-    for look in claims:
-        several = looks.of_seeds(root / 'reproductions' / 'gallery' / look.place)
+    gallery = root / 'reproductions' / 'gallery'
+    for look in claims if gallery.exists() else ():
+        several = looks.of_seeds(gallery / look.place)
         found.append(('gallery', looks.finding(look, several), several[0]['data'],
                       f'[{look.place}](reproductions/gallery/README.md#adversarial)'))
     tested, others = [], []
