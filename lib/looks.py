@@ -33,7 +33,8 @@ def read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise UsageError(f'{path} cannot be read: run launch.gallery, or remove what asks for it.') from error
+        raise UsageError(f'{path} cannot be read: run launch.gallery, or remove the block or the claim that asks for '
+                         'it.') from error
 
 
 def of_seeds(folder: Path) -> list[dict[str, Any]]:

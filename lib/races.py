@@ -90,9 +90,8 @@ def speed_up(results: dict[str, Any], race: Race) -> SpeedUp | None:
     return SpeedUp(each, statistics.fmean(each), effects.half_interval(each), False)
 
 
-def verdict(results: dict[str, Any], race: Race) -> str:
+def verdict(found: SpeedUp | None, race: Race) -> str:
     """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, and 1 does not."""
-    found = speed_up(results, race)
     if found is None:
         return f'undecided: {race.faster} never got there'
     low, high = found.factor - found.half, found.factor + found.half

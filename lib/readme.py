@@ -215,7 +215,8 @@ def _headline(root: Path, papers: Mapping[str, Paper], claims: Sequence[Look]) -
             tested.append(_line((*cells, f'**{_escape(f.verdict)}**', *where)))
     columns, rules = ('paper', 'ours'), ['---', '---:', '---:']
     rest, left = ('data', 'epochs', 'n', 'result'), ['---', '---', '---:', '---']
-    footer = f'{DAGGER} Fewer examples, other data, fewer epochs or a changed recipe: the linked page says which.'
+    footer = (f'{DAGGER} Another network, fewer examples, other data, fewer epochs or a changed recipe: the linked '
+              'page says which.')
     lines = ['**Claims that were tested**', '', _line(('', *columns, 'does it hold?', *rest)),
              _line([*rules, '---', *left]), *tested, '',
              '**Runs that test no claim of their paper**, being much shorter, on other data or of another network', '',

@@ -426,7 +426,7 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
                 yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
                               ('undecided' if found is None else str(found)) + DAGGER * bool(unlike), epochs or '-',
                               len(found.each if found else ()) or max(e.seeds for e in grid),
-                              None if unlike else races.verdict(results, table))
+                              None if unlike else races.verdict(found, table))
         elif isinstance(table, Effects):
             if table.experiment == speaks_to and 'arms' in results:
                 unlike = effects_unlike(results, table)

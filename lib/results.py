@@ -79,7 +79,7 @@ def _finite(value: Any) -> Any:
 
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
     """The results committed in `folder`/results, by the name of their folder, which has results.json, or a folder
-    seed-N for each of several runs, which become one result.
+    seed-* for each of several runs, which become one result.
 
     Raises:
       UsageError: if one of them cannot be read, or the runs are not the same but for their seeds.
