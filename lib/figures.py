@@ -164,6 +164,7 @@ def _race(results: dict[str, Any], output_png: Path) -> None:
     longest = max(point[0] for arm in results['arms'] for point in arm['curve'])
     figure, axes = plt.subplots(figsize=(7, 5.2), dpi=DPI, layout='constrained')
     halo = [patheffects.withStroke(linewidth=3, foreground='white')]
+    ends: list[tuple[float, float, str, str]] = []
     axes.axhline(target, color=GREY, linestyle=':', linewidth=1.3)
     for number, name in enumerate(names):
         colour, dash = COLOURS[number], DASHES[number]
@@ -175,9 +176,7 @@ def _race(results: dict[str, Any], output_png: Path) -> None:
             axes.plot(epochs, percent / 100, dash, color=colour, linewidth=2.2 if bold else 1,
                       alpha=1 if bold else 0.35, zorder=3 if bold else 2)
             if not bold:
-                side = 'top' if percent[-1] / 100 < target else 'bottom'    # away from the dotted line
-                axes.annotate(f'{arm["learning_rate"]:g}', (epochs[-1], percent[-1] / 100), xytext=(3, 0), va=side,
-                              textcoords='offset points', fontsize=7.5, color=colour, path_effects=halo, zorder=5)
+                ends.append((percent[-1] / 100, epochs[-1], f'{arm["learning_rate"]:g}', colour))
         if chosen.reached is None:
             place, words = chosen.epochs, 'not in '
         else:
@@ -188,6 +187,14 @@ def _race(results: dict[str, Any], output_png: Path) -> None:
         axes.annotate(text, (place, target - 0.075 - 0.09 * (number % 2)), xytext=(-6 if late else 6, 0),
                       textcoords='offset points', ha='right' if late else 'left', va='center', color=colour,
                       path_effects=halo, zorder=4)
+    written: list[tuple[float, float]] = []
+    for error, epoch, words, colour in sorted(ends):
+        height = error - 0.022 if error < target else error + 0.004     # away from the dotted line
+        while any(abs(epoch - left) < 0.09 * longest and abs(height - low) < 0.022 for left, low in written):
+            height += 0.004
+        written.append((epoch, height))
+        axes.annotate(words, (epoch, height), xytext=(3, 0), textcoords='offset points', va='bottom', fontsize=7.5,
+                      color=colour, path_effects=halo, zorder=5)
     axes.set_xlim(0, longest * 1.08)
     axes.set_ylim(0, 0.75)
     axes.set_yticks([0, 0.25, 0.5, 0.75])
