@@ -57,6 +57,8 @@ def inspect(paper: Paper, name: str, assignments: Sequence[str], explained: str 
         return
     cli.say(f'{paper.name}, {name}{"".join(f", {text}" for text in assignments)}: {experiment.summary}\n'
             f'{network.image_size} pixels a side, one image')
+    if isinstance(chosen, Comparison):
+        cli.say(chosen.note(name))
     if explained in (None, 'all'):
         _table(network, paper.counts.get(published))
         for line in [*_totals(network), *_comparison(paper, published, network)]:

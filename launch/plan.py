@@ -84,6 +84,8 @@ def show(paper: Paper, name: str, assignments: Sequence[str], topology: str, mes
                           'alternative': fits and _as_json(fits)}, indent=1))
         return
     cli.say(f'{paper.name}, {name}{"".join(f", {text}" for text in assignments)}: {experiment.summary}')
+    if isinstance(chosen, Comparison):
+        cli.say(chosen.note(name))
     for line in _head(made):
         cli.say(line)
     for grid in filter(None, (_memory(made), _limits(made), _exchanges(made), _times(made))):

@@ -252,6 +252,11 @@ class Comparison:
         """What the arm trains."""
         return change_all(self.base, dict(arm.changes))
 
+    def note(self, name: str) -> str:
+        """What a command says that shows the base of a comparison of this name."""
+        return (f'This is what the arms of {name} change. To see an arm: --experiment={name}/ARM, of '
+                f'{", ".join(self.labelled)}.')
+
 
 DESCRIPTION = ('summary', 'source', 'published')
 # They move no number, or as much as chance does.

@@ -137,6 +137,12 @@ def test_layers_of_training_only_are_listed(capsys):
     assert 'in training only' in next(line for line in text.splitlines() if line.startswith(' aux_4a_fc '))
 
 
+def test_of_a_comparison_the_base_is_shown_and_its_arms_are_named(capsys):
+    note = 'To see an arm: --experiment=cifar_paired/ARM, of published, no_overlap, '
+    assert note in shown(capsys, 'alexnet', 'cifar_paired')
+    assert 'To see an arm' not in shown(capsys, 'alexnet', 'cifar_paired/no_overlap')
+
+
 def test_json_is_all_there_is_and_has_every_number(capsys):
     found = json.loads(shown(capsys, 'alexnet', assignments=['model.groups=1'], explained='conv1', as_json=True))
     conv1 = found['layers'][0]

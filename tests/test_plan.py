@@ -242,6 +242,10 @@ def test_every_paper_on_a_gpu(paper, capsys):
     assert 'An estimate: nothing is compiled for a GPU' in text and 'It fits: ' in text and 'the whole recipe' in text
 
 
+def test_of_a_comparison_the_base_is_planned_and_its_arms_are_named(capsys):
+    assert 'To see an arm: --experiment=figure1/ARM, of relu-0.02, ' in shown(capsys, 'gpu:h100', name='figure1')
+
+
 # --------------------------------------------------------------------------------------------- what does not fit
 
 def test_parts_of_the_batch_are_named_that_fit_and_larger_ones_do_not(capsys):
