@@ -3,6 +3,7 @@ import contextlib
 import functools
 import json
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,29 +55,11 @@ def run(paper: Paper) -> None:
     train, validation, facts = _data(first.data)
     _describe(folder, identity, train, facts)
     with _stop_on_signal() as stop:
-        def go(experiment: Experiment, place: Path) -> Outcome:
-            return fit(paper.build(experiment), experiment, *_data(experiment.data), mesh, place, console, stop, start)
-
-        def train_arm(label: str, experiment: Experiment, place: Path) -> Outcome:
-            name = f'{FLAGS.experiment}/{label}'
-            own = paper.choose(name, FLAGS.set)     # of a race `experiment` may have fewer epochs
-            identity = trained.identity(paper, name, FLAGS.set, own, None)
-            workdir.claim(place, identity)
-            _describe(place, identity, *_data(own.data)[::2])
-            return go(experiment, place)
-
-        def measure(experiment: Experiment, outcome: Outcome, name: str) -> dict[str, Any]:
-            split = sources.load_one(change(experiment.data, 'validation_split', name), 'validation', FLAGS.data_dir,
-                                     CACHE)
-            with jax.set_mesh(mesh):
-                errors = evaluate.evaluate(paper.build(experiment), outcome.params, split, _data(experiment.data)[2],
-                                           experiment.data, experiment.evaluation, mesh)
-            return {'split': name, 'protocol': experiment.evaluation.protocol} | errors.record()
-
         if isinstance(chosen, Comparison):
-            found = comparison.run(chosen, arms, folder, train_arm, measure)
+            found = comparison.run(chosen, arms, folder, functools.partial(_train_arm, paper, mesh, stop),
+                                   functools.partial(_measure, paper, mesh))
         else:
-            outcome = go(chosen, folder)
+            outcome = _train(paper, mesh, stop, chosen, folder, start)
             found = {'parameters': count(outcome.params), 'errors': outcome.errors,
                      'training_loss': _last_epoch_loss(folder, outcome.step),
                      'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds}
@@ -93,6 +76,33 @@ def run(paper: Paper) -> None:
     write(folder, results)
     report.show(results, paper.tables, console, first.published, folder)
     say(report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables))
+
+
+def _train(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], experiment: Experiment, folder: Path,
+           start: Params | None = None) -> Outcome:
+    return fit(paper.build(experiment), experiment, *_data(experiment.data), mesh, folder, console, stop, start)
+
+
+def _train_arm(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], label: str, experiment: Experiment,
+               folder: Path) -> Outcome:
+    """Trains an arm in a folder that every command reads like that of a single run."""
+    name = f'{FLAGS.experiment}/{label}'
+    own = paper.choose(name, FLAGS.set)     # of a race `experiment` may have fewer epochs
+    identity = trained.identity(paper, name, FLAGS.set, own, None)
+    workdir.claim(folder, identity)
+    train, _, facts = _data(own.data)
+    _describe(folder, identity, train, facts)
+    return _train(paper, mesh, stop, experiment, folder)
+
+
+def _measure(paper: Paper, mesh: jax.sharding.Mesh, experiment: Experiment, outcome: Outcome,
+             split: str) -> dict[str, Any]:
+    """The errors of an arm on another split of its data."""
+    images = sources.load_one(change(experiment.data, 'validation_split', split), 'validation', FLAGS.data_dir, CACHE)
+    with jax.set_mesh(mesh):
+        errors = evaluate.evaluate(paper.build(experiment), outcome.params, images, _data(experiment.data)[2],
+                                   experiment.data, experiment.evaluation, mesh)
+    return {'split': split, 'protocol': experiment.evaluation.protocol} | errors.record()
 
 
 @functools.cache
