@@ -21,6 +21,7 @@ BLUE, ORANGE, GREEN, PURPLE, GREY = '#1f5fa8', '#d1600a', '#2f8f4e', '#7b4aa5', 
 COLOURS = (BLUE, ORANGE, GREEN, PURPLE)
 DASHES = ('-', '--', '-.', ':')
 DPI = 160
+LINEAR = 4              # percentage points on either side of 0 that a wide picture of differences leaves undistorted
 
 
 def metrics(path: Path) -> list[dict[str, Any]]:
@@ -133,10 +134,17 @@ def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> N
         axes.plot(one.mean, row, 'D', color=colour, markersize=6)
         axes.plot(one.each, [row] * len(one.each), 'o', color=colour, alpha=0.45, markersize=4)
     axes.axvline(0, color=GREY, linewidth=1)
+    wide = widest > 5 * LINEAR              # one large effect would hide all others
+    if wide:
+        axes.set_xscale('symlog', linthresh=LINEAR)
+        marks = [mark for mark in (1, 2, 4, 10, 20, 50, 100) if mark < widest]
+        axes.set_xticks([*(-mark for mark in marks), 0, *marks], labels=[*(f'-{mark}' for mark in marks), '0',
+                                                                        *(f'+{mark}' for mark in marks)])
     axes.set_yticks(range(len(found)), [textwrap.fill(effect.claim, 44) for effect, _ in found])
     axes.set_xlim(-widest, widest)
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel('difference in top-1 error, percentage points')
+    axes.set_xlabel('difference in top-1 error, percentage points' +
+                    f'; logarithmic beyond {LINEAR} on either side' * wide)
     figure.suptitle(f'{report.place(results, effects.splits(results)[0])}\ndiamonds: means, dots: seeds, bars: 95 % '
                     'intervals, shaded: the side that the paper claims', fontsize=9, color=GREY)
     axes.spines[['top', 'right', 'left']].set_visible(False)

@@ -64,6 +64,7 @@ class SpeedUp(NamedTuple):
     factor: float                                       # the mean
     half: float                                         # of the 95 % interval; 0 for one seed
     bound: bool                                         # the slower arm never got there: it needs more than that
+    rates: int                                          # tried of the arm of which fewer were
 
     def __str__(self) -> str:
         interval = f' ({self.factor - self.half:.1f} to {self.factor + self.half:.1f})' if self.half else ''
@@ -77,8 +78,9 @@ def speed_up(results: dict[str, Any], race: Race) -> SpeedUp | None:
     if race.faster not in winners:
         return None
     fastest = winners[race.faster].reached
+    rates = min(sum(e.name == name for e in grid) for name in (race.faster, race.slower))
     if race.slower not in winners:
-        return SpeedUp((), min(e.epochs for e in grid if e.name == race.slower) / fastest, 0.0, True)
+        return SpeedUp((), min(e.epochs for e in grid if e.name == race.slower) / fastest, 0.0, True, rates)
     by_seed: dict[int, dict[str, float]] = {}
     for arm in results['arms']:
         if arm['name'] in winners and arm['learning_rate'] == winners[arm['name']].learning_rate:
@@ -86,8 +88,8 @@ def speed_up(results: dict[str, Any], race: Race) -> SpeedUp | None:
     each = tuple(epochs[race.slower] / epochs[race.faster] for _, epochs in sorted(by_seed.items())
                  if {race.faster, race.slower} <= epochs.keys())
     if len(each) < 2:
-        return SpeedUp(each, winners[race.slower].reached / fastest, 0.0, False)
-    return SpeedUp(each, statistics.fmean(each), effects.half_interval(each), False)
+        return SpeedUp(each, winners[race.slower].reached / fastest, 0.0, False, rates)
+    return SpeedUp(each, statistics.fmean(each), effects.half_interval(each), False, rates)
 
 
 def verdict(found: SpeedUp | None, race: Race) -> str:
@@ -95,7 +97,8 @@ def verdict(found: SpeedUp | None, race: Race) -> str:
     if found is None:
         return f'undecided: {race.faster} never got there'
     low, high = found.factor - found.half, found.factor + found.half
-    lone = ' (one seed)' * (len(found.each) == 1)
+    few = [what for what, count in (('seed', len(found.each)), ('rate', found.rates)) if count == 1]
+    lone = f' (one {" and one ".join(few)})' * bool(few)
     if low > race.factor + 0.5:
         return f'holds: more than {race.factor:g} times{lone}'
     if high >= race.factor - 0.5:

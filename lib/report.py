@@ -255,7 +255,9 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
     notes = [f'{said}; the paper: {race.claim}.{by_seed}', *reasons]
     for name, winner in winners.items():
         rates = [e.learning_rate for e in grid if e.name == name]
-        if len(rates) > 1 and winner.learning_rate in (min(rates), max(rates)):
+        if len(rates) == 1:
+            notes.append(f'One learning rate of {name} was tried: another may be faster.')
+        elif winner.learning_rate in (min(rates), max(rates)):
             notes.append(f'The best learning rate of {name} lies at the edge of its grid: another may be faster.')
     header = ('', 'learning\nrate', 'seeds', f'epochs\nto {target} %', 'lowest\n%', 'epochs\npaper')
     return Sheet(f'{race.title}: epochs of training on {race.data} until {number(race.target)} % training error',

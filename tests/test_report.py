@@ -500,7 +500,15 @@ def test_another_quantity_says_nothing_of_a_number(changes):
     ([arm('relu', 0.1, 4, 0), arm('tanh', 0.1, 4, 0), arm('relu', 0.1, 4, 1), arm('tanh', 0.1, 8, 1)], 'undecided'),
 ])
 def test_a_race_holds_if_its_factor_does(arms, expected):
-    assert races.verdict(races.speed_up(COMPARED | {'arms': arms}, RACE), RACE) == expected
+    others = [arm('relu', 0.01, None), arm('tanh', 0.01, None)]
+    assert races.verdict(races.speed_up(COMPARED | {'arms': arms + others}, RACE), RACE) == expected
+
+
+def test_a_race_at_one_rate_says_so():
+    arms = [arm('relu', 0.1, 4), arm('tanh', 0.1, 22), arm('tanh', 0.01, None)]
+    assert races.verdict(races.speed_up(COMPARED | {'arms': arms}, RACE), RACE) == 'holds (one seed and one rate)'
+    text = shown(COMPARED | {'arms': arms}, speaks_to='race')
+    assert 'One learning rate of relu was tried: another may be faster.' in text and 'rate of tanh was' not in text
 
 
 def test_all_results_are_one_page_whose_links_and_pictures_are_there(repository):
