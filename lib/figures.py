@@ -137,9 +137,8 @@ def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> N
     wide = widest > 5 * LINEAR              # one large effect would hide all others
     if wide:
         axes.set_xscale('symlog', linthresh=LINEAR)
-        marks = [mark for mark in (1, 2, 4, 10, 20, 50, 100) if mark < widest]
-        axes.set_xticks([*(-mark for mark in marks), 0, *marks], labels=[*(f'-{mark}' for mark in marks), '0',
-                                                                        *(f'+{mark}' for mark in marks)])
+        ticks = [tick for tick in (-50, -20, -10, -4, -2, -1, 0, 1, 2, 4, 10, 20, 50) if abs(tick) < widest]
+        axes.set_xticks(ticks, labels=[f'{tick:+}' if tick else '0' for tick in ticks])
     axes.set_yticks(range(len(found)), [textwrap.fill(effect.claim, 44) for effect, _ in found])
     axes.set_xlim(-widest, widest)
     axes.set_ylim(len(found) - 0.5, -0.5)
