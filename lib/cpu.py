@@ -12,8 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-# Input maps: XLA:CPU's convolution is slow with few, images mostly; that which gives a kernel's gradient with many.
-FEW, MANY = 4, 96
+# Input maps: XLA:CPU's convolution is slow with few, images mostly, unless the stride is 1 and the output maps are at
+# most NARROW; that which gives a kernel's gradient is slow with few and with many.
+FEW, MANY, NARROW = 4, 96, 64
+BLOCK = 4               # places in a row
 PLACES = 8192           # in a batch: with more of them a kernel's gradient is slow too
 TILE = 128              # output maps that XLA:CPU gives a thread, which has no equal share if this does not divide them
 MOST_PARTS = 8          # of a batch, each of which has to be compiled
@@ -40,8 +42,10 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding) -> jax.Ar
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(x, kernel, stride, padding):
     height, width, maps, outputs = kernel.shape
-    if maps > FEW and height * width > 1:
+    if height * width > 1 and maps > FEW:
         return _shared(x, kernel, stride, padding)
+    if height * width > 1 and stride == 1 and outputs <= NARROW:
+        return _native(x, kernel, stride, padding)
     windows = jnp.concatenate(list(_taps(_padded(x, padding), height, width, stride)), -1)
     return windows @ kernel.reshape(-1, outputs)
 
@@ -96,9 +100,24 @@ def _into_kernel(x, kernel, stride, padding, gradient):
         most = min(MOST_PARTS, -(-n * rows * columns // PLACES))
         return sum(_native_into_kernel(*pair, kernel, stride, padding)
                    for pair in zip(_parts(x, most), _parts(gradient, most)))
+    if maps <= FEW and width > 1 and stride == 1 and outputs <= NARROW and columns % BLOCK == 0:
+        return _blocks_into_kernel(x, kernel, padding, gradient)
     taps = _taps(_padded(x, padding), height, width, stride)
     parts = taps if maps > FEW else [jnp.concatenate(list(taps), -1)]
     return jnp.concatenate([_product(part, gradient) for part in parts]).reshape(kernel.shape)
+
+
+def _blocks_into_kernel(x, kernel, padding, gradient):
+    """The same with stride 1. Neighbours in a row share most pixels: a block of them has one window of all of these."""
+    rows, columns, outputs = gradient.shape[1:]
+    height, width, maps, _ = kernel.shape
+    across = width + BLOCK - 1
+    x = _padded(x, padding)
+    tall = jnp.concatenate([x[:, i:i + rows] for i in range(height)], -1)
+    windows = jnp.stack([tall[:, :, j:j + across] for j in range(0, columns, BLOCK)], 2)
+    found = windows.reshape(-1, across * height * maps).T @ gradient.reshape(-1, BLOCK * outputs)
+    found = found.reshape(across, height, maps, BLOCK, outputs)
+    return sum(found[j:j + width, :, :, j] for j in range(BLOCK)).swapaxes(0, 1)
 
 
 def _product(x, gradient):

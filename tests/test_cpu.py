@@ -34,6 +34,8 @@ def same(ours, own, *arguments, tolerance=1e-13):
 
 CONVOLUTIONS = [        # image [h, w, c], kernel [h, w, outputs], stride, padding
     ((11, 9, 3), (5, 5, 4), 1, ((2, 2), (2, 2))),
+    ((10, 8, 3), (5, 4, 6), 1, ((2, 2), (2, 1))),       # whole blocks of places in a row
+    ((9, 8, 1), (3, 3, 70), 1, ((0, -1), (2, 0))),      # many output maps
     ((23, 20, 3), (7, 7, 6), 3, ((0, 3), (1, 2))),
     ((19, 19, 1), (11, 11, 2), 4, ((0, 0), (0, -4))),
     ((9, 8, 7), (3, 3, 5), 1, ((1, 1), (1, 1))),
