@@ -17,6 +17,7 @@ class Effect:
     against: str
     paper: str                                          # what the paper says of the difference, and where
     sign: Literal['more', 'less'] | None                # error that it says `arm` has beside `against`; None: no claim
+    overfitting: bool = False                           # not error itself but what it has above that in training
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +54,7 @@ def splits(results: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(error['split'] for arm in results['arms'] for error in arm['errors']))
 
 
-def errors(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:
+def errors(results: dict[str, Any], arm: str, split: str | None) -> dict[int, float]:
     """{seed: top-1 error in %} of an arm, by the evaluation that its experiment names."""
     found = {}
     for one in results['arms']:
@@ -63,9 +64,22 @@ def errors(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:
     return found
 
 
+def trained_on(results: dict[str, Any]) -> str | None:
+    """The split of the training images, if the arms were measured on it."""
+    return next((split for split in splits(results) if results['data']['name'].endswith(f' {split}')), None)
+
+
+def overfitting(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:
+    """{seed: top-1 error minus that on the training images, in percentage points} of an arm."""
+    in_training = errors(results, arm, trained_on(results))
+    found = errors(results, arm, split)
+    return {seed: found[seed] - in_training[seed] for seed in found.keys() & in_training.keys()}
+
+
 def difference(results: dict[str, Any], effect: Effect, split: str) -> Difference | None:
     """Of the seeds that both arms were trained with; None if there are none."""
-    return paired(*(errors(results, arm, split) for arm in (effect.arm, effect.against)))
+    measured = overfitting if effect.overfitting else errors
+    return paired(*(measured(results, arm, split) for arm in (effect.arm, effect.against)))
 
 
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:

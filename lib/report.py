@@ -63,7 +63,8 @@ def sheets(results: dict[str, Any], tables: Iterable[Table | Race | Effects], sp
                 found.append(_race(results, table))
         elif isinstance(table, Effects):
             if table.experiment in experiments and 'arms' in results:
-                found += [_effects(results, table, split) for split in effects.splits(results)] + [_arms(results)]
+                found += [_effects(results, table, split) for split in effects.splits(results)
+                          if split != effects.trained_on(results)] + [_arms(results)]
         elif 'arms' not in results and any(concerns(results, row, experiments) for row in table.rows):
             found.append(_table(results, table, experiments))
     return found

@@ -1,4 +1,5 @@
 """Paired comparisons: differences with their interval, what they say of a claim, and how they are told and drawn."""
+import dataclasses
 import json
 import math
 
@@ -83,6 +84,31 @@ def test_the_report_has_every_claim_on_every_split_and_every_arm():
                          ('tanh', 'nothing', '25.00, diverged', '26.00, diverged', '1,234', '15'))
     text = shown(THREE, (TABLE,), 'paper')
     assert line(text, 'norms help')[4:] == ['-2.00 (-2.25 to -1.75)', '3', 'holds'] and 'n = 3' in text
+
+
+FITTED = Effect('norms fit less', 'norm', 'plain', 'less overfitting', 'less', overfitting=True)
+
+
+def trained(name, top1, in_training, seed):
+    own = arm(name, top1, seed)
+    return own | {'errors': [*own['errors'], own['errors'][0] | {'split': 'train[:4000]', 'top1': in_training}]}
+
+
+def test_overfitting_is_what_the_error_has_above_that_in_training():
+    """Arms with errors 20, 22 and 25, 26 %, of which 10, 11 and 2, 4 are beyond the training error: -8 and -7."""
+    data = THREE['data'] | {'name': 'birds 1.0 train[:4000]'}
+    results = compared(trained('plain', 20.0, 10.0, 0), trained('plain', 22.0, 11.0, 1), trained('norm', 25.0, 23.0, 0),
+                       trained('norm', 26.0, 22.0, 1), trained('norm', 26.0, 22.0, 2), data=data)
+    found = effects.difference(results, FITTED, 'validation')
+    assert found.each == (-8.0, -7.0) and (found.ours, found.theirs) == (3.0, 10.5)
+    assert effects.difference(results, LESS, 'validation').each == (5.0, 4.0)
+    assert effects.difference(results, FITTED, 'test').each == (-8.0, -7.0)
+    assert effects.difference(THREE, FITTED, 'validation') is None          # not measured in training
+
+    own, test, arms = report.sheets(results, (dataclasses.replace(TABLE, rows=(LESS, FITTED)),), 'pair')
+    assert (own.title.split()[-1], test.title.split()[-1]) == ('train[4000:]', 'test')
+    assert [row[-1] for row in own.rows] == ['undecided, leans against it', 'holds']
+    assert arms.header[4] == '1,000 images of birds 1.0 train[:4000], top-1 %' and arms.rows[0][4] == '10.00, 11.00'
 
 
 def test_findings_are_those_of_the_comparisons_own_split():
