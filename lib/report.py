@@ -294,15 +294,21 @@ def _arms(results: dict[str, Any]) -> Sheet:
     splits, rows = effects.splits(results), []
     for name in dict.fromkeys(arm['name'] for arm in results['arms']):
         own = [arm for arm in results['arms'] if arm['name'] == name]
-        found = [effects.errors(results, name, split) for split in splits]
-        cells = [', '.join(f'{errors[arm["seed"]]:.2f}' if arm['seed'] in errors else 'diverged' for arm in own)
-                 for errors in found]
+        cells = [', '.join(_top1(arm, split) for arm in own) for split in splits]
         changes = ', '.join(path if len(value) > 20 else f'{path} = {value}'
                             for path, value in own[0]['changes'].items())
         rows.append((name, changes or 'nothing', *cells, f'{max(arm["parameters"] for arm in own):,}',
                      number(max(arm['epochs'] for arm in own))))
     header = ('arm', 'changes', *(f'{place(results, split)}, top-1 %' for split in splits), 'parameters', 'epochs')
     return Sheet('Every arm, by seed', header, tuple(rows), (True,) * len(rows), ())
+
+
+def _top1(arm: dict[str, Any], split: str) -> str:
+    """The error of an arm on a split, '-' if only others were measured."""
+    found = [error['top1'] for error in arm['errors'] if error['split'] == split]
+    if arm['errors'] and not found:
+        return '-'
+    return f'{found[0]:.2f}' if found and found[0] is not None else 'diverged'
 
 
 def race_unlike(results: dict[str, Any], race: Race) -> list[str]:

@@ -134,6 +134,12 @@ def test_a_seed_that_diverged_stands_in_its_place():
     assert arms.rows[2][:3] == ('tanh', 'nothing', '25.00, diverged')
 
 
+def test_an_arm_that_was_not_measured_on_a_split_has_not_diverged():
+    partly = arm('norm', 18.0) | {'errors': arm('norm', 18.0)['errors'][:1]}
+    arms = report.sheets(compared(arm('plain', 20.0), partly), (TABLE,), 'pair')[-1]
+    assert [row[2:4] for row in arms.rows] == [('20.00', '21.00'), ('18.00', '-')]
+
+
 def test_arms_that_came_to_mean_something_else_are_not_averaged():
     runs = [compared(arm('plain', 20.0, seed), seed=seed) for seed in (0, 1)]
     runs[1]['arms'][0]['changes'] = {'model.activation': 'tanh'}
