@@ -53,7 +53,8 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
         errors = []
         try:
             outcome = train(label, experiment, place)
-            errors = outcome.errors + [measure(experiment, outcome, split) for split in comparison.splits]
+            splits = (*comparison.splits, *[experiment.data.train_split] * comparison.in_training)
+            errors = outcome.errors + [measure(experiment, outcome, split) for split in splits]
         except Diverged as diverged:
             console.print(str(diverged), markup=False, soft_wrap=True)
             outcome = diverged.outcome

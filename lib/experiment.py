@@ -237,6 +237,7 @@ class Comparison:
     base: Experiment
     arms: tuple[Arm, ...]
     splits: tuple[str, ...] = ()            # of the same data: every arm is measured on them at its end as well
+    in_training: bool = False               # and on the images that it was trained on
 
     def __post_init__(self):
         require(len(self.labelled) == len(self.arms), f'{self.summary}: two of the arms have the same name.')

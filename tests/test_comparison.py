@@ -129,7 +129,7 @@ def test_an_arm_that_diverges_has_no_error_and_the_others_go_on(tmp_path):
 
     results = found(PAIRED, go, tmp_path)
     errors = {arm['name']: [error['split'] for error in arm['errors']] for arm in results['arms']}
-    assert errors == dict.fromkeys(PAIRED.labelled, ['train', 'test']) | {'no_overlap': []}
+    assert errors == dict.fromkeys(PAIRED.labelled, ['train', 'test', 'train[:40000]']) | {'no_overlap': []}
     assert (results['steps'], results['seconds'], results['target']) == (150, 30.0, None)
 
 
@@ -163,14 +163,15 @@ def run(place):
     return place / 'run', train(place, 'cifar_paired', place / 'run', '--arms=published,pca_colour')
 
 
-def test_both_arms_are_trained_and_judged_on_both_splits(run):
+def test_both_arms_are_trained_and_judged_on_every_split(run):
     folder, text = run
     results = json.loads((folder / 'results.json').read_text())
     assert [arm['name'] for arm in results['arms']] == ['published', 'pca_colour'] and results['target'] is None
     assert (results['steps'], results['experiment']) == (8, 'cifar_paired')
     for arm in results['arms']:
         assert (arm['seed'], arm['epochs'], arm['steps'], arm['parameters']) == (0, 1, 4, 89_578)
-        assert [(e['split'], e['seen']) for e in arm['errors']] == [('validation', 20), ('test', 30)]
+        assert [(e['split'], e['seen']) for e in arm['errors']] == [('validation', 20), ('test', 30),
+                                                                  ('train[:80]', 80)]
         assert all(0 <= e['top5'] <= e['top1'] <= 100 for e in arm['errors'])
     assert results['arms'][0]['changes'] == {}
     assert results['arms'][1]['changes'] == {'data.padding': '4', 'data.crop': 'random', 'data.reflect': 'True',

@@ -105,7 +105,7 @@ CIFAR_PAIRED = Comparison(
     source='sections 3.1 to 3.4, 4.1 and 4.2',
     base=change_all(paired(cuda_convnet('19pct', NET, {}, 140, ())), {'optimizer.weight_decay': 0.0005}),
     arms=tuple(Arm(name, changes) for name, changes in ARMS.items()),
-    splits=('test', PAIRED['data.train_split']))
+    splits=('test',), in_training=True)
 
 LAYERS_UNNORMALISED = tuple(layer for layer in cifar.LAYERS_11PCT if not isinstance(layer, cifar.CrossMapNorm))
 SECTION_3_3 = Comparison(
