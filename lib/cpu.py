@@ -42,7 +42,7 @@ def convolution(x: jax.Array, kernel: jax.Array, stride: int, padding) -> jax.Ar
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolution(x, kernel, stride, padding):
     height, width, maps, outputs = kernel.shape
-    if height * width > 1 and maps > FEW:
+    if maps > FEW and height * width > 1:
         return _shared(x, kernel, stride, padding)
     if height * width > 1 and stride == 1 and outputs <= NARROW:
         return _native(x, kernel, stride, padding)

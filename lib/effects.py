@@ -54,14 +54,15 @@ def splits(results: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(error['split'] for arm in results['arms'] for error in arm['errors']))
 
 
+def top1(arm: dict[str, Any], split: str | None) -> float | None:
+    """Of one run of an arm, the top-1 error in % by the evaluation that its experiment names; None if it has none."""
+    return next((error['top1'] for error in arm['errors'] if error['split'] == split), None)
+
+
 def errors(results: dict[str, Any], arm: str, split: str | None) -> dict[int, float]:
-    """{seed: top-1 error in %} of an arm, by the evaluation that its experiment names."""
-    found = {}
-    for one in results['arms']:
-        of_split = [error for error in one['errors'] if error['split'] == split]
-        if one['name'] == arm and of_split and of_split[0]['top1'] is not None:
-            found[one['seed']] = of_split[0]['top1']
-    return found
+    """{seed: top-1 error in %} of an arm."""
+    found = {one['seed']: top1(one, split) for one in results['arms'] if one['name'] == arm}
+    return {seed: error for seed, error in found.items() if error is not None}
 
 
 def trained_on(results: dict[str, Any]) -> str | None:

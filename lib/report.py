@@ -63,8 +63,9 @@ def sheets(results: dict[str, Any], tables: Iterable[Table | Race | Effects], sp
                 found.append(_race(results, table))
         elif isinstance(table, Effects):
             if table.experiment in experiments and 'arms' in results:
+                in_training = effects.trained_on(results)
                 found += [_effects(results, table, split) for split in effects.splits(results)
-                          if split != effects.trained_on(results)] + [_arms(results)]
+                          if split != in_training] + [_arms(results)]
         elif 'arms' not in results and any(concerns(results, row, experiments) for row in table.rows):
             found.append(_table(results, table, experiments))
     return found
@@ -305,10 +306,10 @@ def _arms(results: dict[str, Any]) -> Sheet:
 
 def _top1(arm: dict[str, Any], split: str) -> str:
     """The error of an arm on a split, '-' if only others were measured."""
-    found = [error['top1'] for error in arm['errors'] if error['split'] == split]
-    if arm['errors'] and not found:
-        return '-'
-    return f'{found[0]:.2f}' if found and found[0] is not None else 'diverged'
+    found, measured = effects.top1(arm, split), {error['split'] for error in arm['errors']}
+    if found is not None:
+        return f'{found:.2f}'
+    return '-' if measured and split not in measured else 'diverged'
 
 
 def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
