@@ -115,7 +115,8 @@ def _blocks_into_kernel(x, kernel, padding, gradient):
     x = _padded(x, padding)
     tall = jnp.concatenate([x[:, i:i + rows] for i in range(height)], -1)
     windows = jnp.stack([tall[:, :, j:j + across] for j in range(0, columns, BLOCK)], 2)
-    found = windows.reshape(-1, across * height * maps).T @ gradient.reshape(-1, BLOCK * outputs)
+    # Output maps keep an axis of their own: devices may share that.
+    found = jnp.einsum('pw,pbo->wbo', windows.reshape(-1, across * height * maps), gradient.reshape(-1, BLOCK, outputs))
     found = found.reshape(across, height, maps, BLOCK, outputs)
     return sum(found[j:j + width, :, :, j] for j in range(BLOCK)).swapaxes(0, 1)
 
