@@ -360,9 +360,8 @@ TWO_STEPS = 'two steps in small'
 _DEVICES = 'two steps in small; the same on 1, 2 and 4 devices in float64'
 SEEN = dict.fromkeys((row.experiment for row in WEIRD_TRICK), _DEVICES) | {
     'paper': 'counts, sizes, PyTorch, devices, photographs: see below',
-    **dict.fromkeys(('figure1', 'figure1_gaussian_64', 'cifar_80sec'), 'run to its end'),
+    **dict.fromkeys(('figure1', 'figure1_gaussian_64', 'cifar_80sec', 'cifar_paired'), 'run to its end'),
     'figure1_gaussian': 'one rate a unit and one seed run until 25 %',
-    'cifar_paired': 'run to its end; normalisation within maps and global averages with one seed',
     'ilsvrc2010': 'as `paper`; folders of images',
     'fall_2009': 'two steps in small; folders of images',
     'fall_2011': 'pre-training and fine-tuning in small, by command',
