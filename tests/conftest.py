@@ -7,6 +7,8 @@ import pytest
 from launch import cli
 
 os.environ['NPROC'] = '10'      # threads of XLA:CPU's pool; a device that waits for another blocks one
+# XLA:CPU's older code generator takes less than half as long to compile a step. Processes that tests start inherit it.
+os.environ['XLA_FLAGS'] = f'{os.environ.get("XLA_FLAGS", "")} --xla_cpu_use_fusion_emitters=false'
 jax.config.update('jax_num_cpu_devices', 8)
 jax.config.update('jax_disable_most_optimizations', True)       # compiling is most of the time of these tests
 jax.config.update('jax_compilation_cache_dir', str(cli.CACHE / 'xla-tests'))
