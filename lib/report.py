@@ -28,6 +28,7 @@ from lib.tables import Column, Row, Table
 DAGGER = '†'
 METRICS = {'top1': 'top-1', 'top5': 'top-5'}
 MEMORY = ' (from memory)'
+READABLE = 200                                          # characters of two lists
 NOT_MEASURED = f'-{DAGGER}'
 
 
@@ -151,10 +152,19 @@ def listed(names: Iterable[str]) -> str:
 
 
 def recipe(results: dict[str, Any]) -> str:
-    """The fields in which the run departs from the published recipe, in one sentence; '' if it follows it."""
-    changes = [f'{path} = {_plain(ours)} (published: {_plain(published)})'
-               for path, (published, ours) in results['differences'].items()]
+    """The fields in which the run departs from the published recipe, in one sentence; '' if it follows it. Of two
+    lists too long to read, only how many of their items differ is said."""
+    changes = [_change(path, published, ours) for path, (published, ours) in results['differences'].items()]
     return f'Departs from the published recipe in {len(changes)} fields: {"; ".join(changes)}.' if changes else ''
+
+
+def _change(path: str, published: Any, ours: Any) -> str:
+    if isinstance(published, list) and isinstance(ours, list) and len(f'{published}{ours}') > READABLE:
+        if len(published) == len(ours):
+            differing = sum(one != other for one, other in zip(published, ours))
+            return f'{path}: {differing} of {len(ours)} differ (results.json has both)'
+        return f'{path}: {len(ours)} here, {len(published)} published (results.json has both)'
+    return f'{path} = {_plain(ours)} (published: {_plain(published)})'
 
 
 def _departures(results: dict[str, Any], row: Row) -> list[str]:
@@ -283,11 +293,11 @@ def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
 
 
 def place(results: dict[str, Any], split: str) -> str:
-    """A split of an arm's errors, with the images that it has."""
-    seen = next(error['seen'] for arm in results['arms'] for error in arm['errors'] if error['split'] == split)
+    """A split of an arm's errors: the images that it has, the crops of each."""
+    error = next(error for arm in results['arms'] for error in arm['errors'] if error['split'] == split)
     data = results['data']
     name = data['validation_name'] if split == 'validation' else f'{data["validation_name"].rsplit(" ", 1)[0]} {split}'
-    return f'{seen:,} images of {name}'
+    return f'{error["seen"]:,} images of {name}, {in_words(error["protocol"])}'
 
 
 def _arms(results: dict[str, Any]) -> Sheet:

@@ -74,8 +74,8 @@ def test_verdicts(effect, each, words):
 
 def test_the_report_has_every_claim_on_every_split_and_every_arm():
     validation, test, arms = report.sheets(THREE, (TABLE,), 'paper')
-    assert validation.title == 'In small: top-1 error on 1,000 images of birds 1.0 train[4000:]'
-    assert test.title == 'In small: top-1 error on 1,000 images of birds 1.0 test'
+    assert validation.title == 'In small: top-1 error on 1,000 images of birds 1.0 train[4000:], one central crop'
+    assert test.title == 'In small: top-1 error on 1,000 images of birds 1.0 test, one central crop'
     assert validation.rows[0] == ('norms help', '-2 on FISH', '19.00', '21.00', '-2.00 (-2.25 to -1.75)', '3', 'holds')
     assert validation.rows[1][2:] == ('25.00', '21.00', '+4.00', '1', 'undecided')
     assert test.rows[0][2:4] == ('20.00', '22.00')
@@ -106,9 +106,10 @@ def test_overfitting_is_what_the_error_has_above_that_in_training():
     assert effects.difference(THREE, FITTED, 'validation') is None          # not measured in training
 
     own, test, arms = report.sheets(results, (dataclasses.replace(TABLE, rows=(LESS, FITTED)),), 'pair')
-    assert (own.title.split()[-1], test.title.split()[-1]) == ('train[4000:]', 'test')
+    assert ' birds 1.0 train[4000:], ' in own.title and ' birds 1.0 test, ' in test.title
     assert [row[-1] for row in own.rows] == ['undecided, leans against it', 'holds']
-    assert arms.header[4] == '1,000 images of birds 1.0 train[:4000], top-1 %' and arms.rows[0][4] == '10.00, 11.00'
+    assert arms.header[4] == '1,000 images of birds 1.0 train[:4000], one central crop, top-1 %'
+    assert arms.rows[0][4] == '10.00, 11.00'
 
 
 def test_findings_are_those_of_the_comparisons_own_split():

@@ -128,6 +128,16 @@ def test_the_changed_recipe_is_listed():
             'data.reflect = false (published: true).') in text
 
 
+@pytest.mark.parametrize('ours, said', [
+    (['a' * 99, 'b' * 99, 'd'], 'model.layers: 1 of 3 differ (results.json has both)'),
+    (['a' * 99, 'b' * 99], 'model.layers: 2 here, 3 published (results.json has both)'),
+    (['d'], 'model.layers: 1 here, 3 published (results.json has both)'),
+])
+def test_long_lists_are_counted(ours, said):
+    text = shown(RESULTS | {'differences': {'model.layers': [['a' * 99, 'b' * 99, 'c'], ours]}})
+    assert f'in 1 fields: {said}.' in ' '.join(text.split())
+
+
 def test_other_crops_are_no_departure_for_a_row_that_names_them():
     results = RESULTS | {'differences': {'evaluation.crops': ['ten', 'dense'], 'evaluation.scales': [[], [256]]}}
     assert report.DAGGER not in shown(results)
