@@ -163,7 +163,8 @@ class _Prepared:
                                  f'again.') from error
 
         if 'id' in self.builder.info.features:
-            ids = [fetch([position])[0]['id'] for position in order]
+            ids = [example['id'] for start in range(0, len(order), packed.CHUNK)
+                   for example in fetch(order[start:start + packed.CHUNK])]
             order.sort(key=lambda position: (len(ids[position]), ids[position]))
 
         def read(examples: range) -> list[packed.Record]:
