@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import json
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from launch import comparison, workdir
 from launch.cli import CACHE, FLAGS, console, say
 from lib import evaluate, figures, report, trained
 from lib import mesh as meshes
+from lib.checkpoint import undamaged
 from lib.data import sources, statistics
 from lib.experiment import Comparison, Data, Experiment, change, diff, require
 from lib.paper import Paper
@@ -44,13 +46,12 @@ def run(paper: Paper) -> None:
     folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}'.replace('/', '-'))
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
-    mesh = meshes.make(FLAGS.mesh)
+    mesh, commit = meshes.make(FLAGS.mesh), workdir.commit()
     say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
     say('Differs from the published recipe in:' if differences else 'The recipe is as published.')
     for path, (published, ours) in differences.items():
         say(f'  {path}: {ours} (published: {published})')
-    begun = any(folder.glob('checkpoints/*/digest.json'))
-    start = _start(paper, chosen) if FLAGS.init_from and not begun else None
+    start = _start(paper, chosen) if FLAGS.init_from and not undamaged(folder / 'checkpoints') else None
     say(f'Output goes to {folder}')
     train, validation, facts = _data(first.data)
     _describe(folder, identity, train, facts)
@@ -70,7 +71,8 @@ def run(paper: Paper) -> None:
                          folder / 'kernels.png')
     data = {'name': train.name, 'validation_name': validation.name, 'train_examples': len(train),
             'validation_examples': len(validation)}
-    results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
+    # The commit is that of the code which ran: a long training may end in a checkout that has gone on.
+    results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | {'commit': commit} | found
     if isinstance(chosen, Comparison):
         figures.comparison(results, paper.tables, folder / 'curve.png')
     write(folder, results)
@@ -114,8 +116,10 @@ def _data(data: Data) -> tuple[sources.Split, sources.Split, statistics.Statisti
 
 def _describe(folder: Path, identity: dict[str, Any], train: sources.Split, facts: statistics.Statistics) -> None:
     """Writes what the commands need that look at the network in a folder."""
+    partial = folder / 'experiment.json.partial'
+    partial.write_text(json.dumps(identity | {'classes': train.class_names}, indent=1))
+    os.replace(partial, folder / 'experiment.json')
     statistics.save(folder / 'statistics.npz', facts)
-    (folder / 'experiment.json').write_text(json.dumps(identity | {'classes': train.class_names}, indent=1))
 
 
 def _start(paper: Paper, experiment: Experiment) -> Params:
@@ -152,5 +156,6 @@ def _stop_on_signal():
 
 def _last_epoch_loss(folder: Path, step: int) -> float:
     rows = [row for row in figures.metrics(folder / 'metrics.jsonl') if row['kind'] == 'train' and row['step'] <= step]
-    last = [row['loss'] for row in rows if row['epoch'] > rows[-1]['epoch'] - 1]
-    return sum(last) / len(last)
+    steps = [row['step'] - before for row, before in zip(rows, [0, *(row['step'] for row in rows)])]
+    last = [(row['loss'], count) for row, count in zip(rows, steps) if row['epoch'] > rows[-1]['epoch'] - 1]
+    return sum(loss * count for loss, count in last) / sum(count for _, count in last)

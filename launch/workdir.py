@@ -21,6 +21,7 @@ from lib.experiment import Experiment, UsageError
 from lib.paper import Paper
 
 MAY_CHANGE = ('steps', 'epochs', 'checkpoint.keep', 'checkpoint.minutes')   # of a run that is continued
+READ_THE_LENGTH = ('cosine', 'square_root')     # schedules that stretch over all epochs
 
 
 def path(given: str | None, default: str) -> Path:
@@ -57,8 +58,9 @@ def check(workdir: Path, identity: dict[str, Any]) -> None:
         others = [f'{key} {theirs.get(key)}' for key in ('paper', 'experiment', 'init_from', 'networks')
                   if theirs.get(key) != identity.get(key)]
         mine, kept = identity['fields'], theirs['fields']
+        fixed = ('epochs',) if kept.get('optimizer.schedule') in READ_THE_LENGTH else ()
         others = others or [f'{key}={kept.get(key)} (now {mine.get(key)})' for key in kept
-                            if key not in MAY_CHANGE and kept.get(key) != mine.get(key)]
+                            if (key not in MAY_CHANGE or key in fixed) and kept.get(key) != mine.get(key)]
     except FileNotFoundError as error:
         raise UsageError(f'{workdir} holds other files and no experiment: choose another --workdir.') from error
     except (OSError, ValueError, KeyError, TypeError) as error:

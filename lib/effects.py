@@ -40,8 +40,8 @@ class Difference(NamedTuple):
 
     @property
     def sign(self) -> str | None:
-        """'more' or 'less' error, if zero lies outside the interval."""
-        return None if abs(self.mean) <= self.half else 'more' if self.mean > 0 else 'less'
+        """'more' or 'less' error, if zero lies outside the interval; seeds that differ by the same give none."""
+        return None if abs(self.mean) <= self.half or self.half < 1e-9 else 'more' if self.mean > 0 else 'less'
 
     def __str__(self) -> str:
         if math.isinf(self.half):

@@ -30,6 +30,7 @@ class Entrant:
     name: str
     learning_rate: float
     seeds: int
+    arrived: int                                        # seeds that got there
     reached: float | None                               # epochs; None if one of the seeds did not get there
     epochs: float                                       # trained, the shortest of the seeds
     lowest: float | None                                # % top-1, the best evaluation of all seeds
@@ -40,7 +41,7 @@ def entrants(results: dict[str, Any]) -> list[Entrant]:
     groups: dict[tuple[str, float], list[dict[str, Any]]] = {}
     for arm in results['arms']:
         groups.setdefault((arm['name'], arm['learning_rate']), []).append(arm)
-    return [Entrant(name, rate, len(arms),
+    return [Entrant(name, rate, len(arms), sum(arm['epochs_to'] is not None for arm in arms),
                     None if any(arm['epochs_to'] is None for arm in arms) else
                     sum(arm['epochs_to'] for arm in arms) / len(arms),
                     min(arm['epochs'] for arm in arms),
@@ -50,17 +51,22 @@ def entrants(results: dict[str, Any]) -> list[Entrant]:
 
 
 def best(grid: Sequence[Entrant]) -> dict[str, Entrant]:
-    """The learning rate of every arm that reached the target first; arms of which none did are left out."""
+    """The learning rate of every arm that reached the target first, of those with the most seeds: means over other
+    seeds cannot be compared. Arms of which none got there with all of these are left out."""
     winners: dict[str, Entrant] = {}
-    for entrant in grid:
-        if entrant.reached is not None and entrant.reached < getattr(winners.get(entrant.name), 'reached', math.inf):
-            winners[entrant.name] = entrant
+    for name in dict.fromkeys(entrant.name for entrant in grid):
+        own = [entrant for entrant in grid if entrant.name == name]
+        most = max(entrant.seeds for entrant in own)
+        arrived = [entrant for entrant in own if entrant.seeds == most and entrant.reached is not None]
+        if arrived:
+            winners[name] = min(arrived, key=lambda entrant: entrant.reached)
     return winners
 
 
 class SpeedUp(NamedTuple):
     """How many times the epochs of the faster arm the slower one needed, each at its best learning rate."""
     each: tuple[float, ...]                             # by seed, of those with which both got there
+    seeds: int                                          # on which the factor rests
     factor: float                                       # the mean
     half: float                                         # of the 95 % interval; 0 for one seed
     bound: bool                                         # the slower arm never got there: it needs more than that
@@ -72,32 +78,35 @@ class SpeedUp(NamedTuple):
 
 
 def speed_up(results: dict[str, Any], race: Race) -> SpeedUp | None:
-    """None if the arm that is to be faster never got there."""
+    """None if the arm that is to be faster did not get there with every seed, or the two have no seed in common."""
     grid = entrants(results)
     winners = best(grid)
-    if race.faster not in winners:
+    slow = [e for e in grid if e.name == race.slower]
+    if race.faster not in winners or not slow:
         return None
     fastest = winners[race.faster].reached
-    rates = min(sum(e.name == name for e in grid) for name in (race.faster, race.slower))
+    rates = min(len(slow), sum(e.name == race.faster for e in grid))
     if race.slower not in winners:
-        return SpeedUp((), min(e.epochs for e in grid if e.name == race.slower) / fastest, 0.0, True, rates)
+        return SpeedUp((), min(e.seeds for e in (*slow, winners[race.faster])), min(e.epochs for e in slow) / fastest,
+                       0.0, True, rates)
     by_seed: dict[int, dict[str, float]] = {}
     for arm in results['arms']:
         if arm['name'] in winners and arm['learning_rate'] == winners[arm['name']].learning_rate:
             by_seed.setdefault(arm['seed'], {})[arm['name']] = arm['epochs_to']
     each = tuple(epochs[race.slower] / epochs[race.faster] for _, epochs in sorted(by_seed.items())
                  if {race.faster, race.slower} <= epochs.keys())
-    if len(each) < 2:
-        return SpeedUp(each, winners[race.slower].reached / fastest, 0.0, False, rates)
-    return SpeedUp(each, statistics.fmean(each), effects.half_interval(each), False, rates)
+    if not each:
+        return None
+    half = effects.half_interval(each) if len(each) > 1 else 0.0
+    return SpeedUp(each, len(each), statistics.fmean(each), half, False, rates)
 
 
 def verdict(found: SpeedUp | None, race: Race) -> str:
     """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, and 1 does not."""
     if found is None:
-        return f'undecided: {race.faster} never got there'
+        return f'undecided: no seed with which {race.faster} and {race.slower} can be compared'
     low, high = found.factor - found.half, found.factor + found.half
-    few = [what for what, count in (('seed', len(found.each)), ('rate', found.rates)) if count == 1]
+    few = [what for what, count in (('seed', found.seeds), ('rate', found.rates)) if count == 1]
     lone = f' (one {" and one ".join(few)})' * bool(few)
     if low > race.factor + 0.5:
         return f'holds: more than {race.factor:g} times{lone}'

@@ -20,8 +20,8 @@ from rich.text import Text
 
 from lib import effects, races, seeds
 from lib.effects import Effects
-from lib.experiment import in_words
-from lib.races import Race
+from lib.experiment import NO_RECIPE, in_words
+from lib.races import Entrant, Race
 from lib.results import kept
 from lib.tables import Column, Row, Table
 
@@ -129,8 +129,9 @@ def _another_quantity(results: dict[str, Any], table: Table, row: Row, column: C
 
 
 def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | None:
-    """Whether the paper's number lies within what chance allows around ours: a 95 % interval over the seeds, wider for
-    fewer test images than the paper's, and the paper's rounding. None if ours is another quantity or recipe."""
+    """Whether the paper's number, which is of one run, lies within what chance allows another run of ours: a 95 %
+    prediction interval over the seeds, wider for fewer test images than the paper's, and the paper's rounding. None if
+    ours is another quantity or recipe."""
     column, printed, error = table.columns[i], row.values[i], _error(results, row, table.columns[i])
     ours, seen = error[column.metric], error['seen']
     if _another_quantity(results, table, row, column, seen) or _departures(results, row) or ours is None:
@@ -138,7 +139,7 @@ def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | No
     each = error.get('each', {}).get(column.metric, [ours])
     examples = table.train_examples if column.split == 'train' else table.examples
     sampling = 1.96 * (ours * (100 - ours) / seen)**0.5 if seen < (examples or seen) else 0.0
-    of_seeds = effects.half_interval(each) if len(each) > 1 else 0.0
+    of_seeds = effects.half_interval(each) * (len(each) + 1)**0.5 if len(each) > 1 else 0.0
     allowed = math.hypot(sampling, of_seeds) + 0.5 * 10**-column.decimals
     lone = ' (one seed)' * (len(each) == 1)
     if abs(ours - printed) <= allowed:
@@ -255,12 +256,12 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
         first = e == next(other for other in grid if other.name == e.name)
         speaks = wins or (e.name not in winners and first)
         rows.append((e.name, f'{e.learning_rate:g}', str(e.seeds),
-                     f'not in {number(e.epochs)}' if e.reached is None else number(e.reached) + dagger,
+                     _reached(e) + dagger * (e.reached is not None),
                      'not a number' if e.lowest is None else f'{e.lowest:.1f}',
                      race.epochs.get(e.name, '-') + MEMORY * race.memory if speaks else ''))
         ours.append(wins)
     found = races.speed_up(results, race)
-    said = (f'{race.faster} never fell below {target} %' if found is None else
+    said = (f'{race.faster} and {race.slower} have no seed with which both can be compared' if found is None else
             f'{race.slower} needs {found}{dagger} the epochs of {race.faster}, each at its best learning rate')
     each = found.each if found else ()
     by_seed = f' By seed: {", ".join(f"{ratio:.2f}" for ratio in each)}.' * (len(each) > 1)
@@ -274,6 +275,12 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
     header = ('', 'learning\nrate', 'seeds', f'epochs\nto {target} %', 'lowest\n%', 'epochs\npaper')
     return Sheet(f'{race.title}: epochs of training on {race.data} until {number(race.target)} % training error',
                  header, tuple(rows), tuple(ours), tuple(notes))
+
+
+def _reached(entrant: Entrant) -> str:
+    if entrant.reached is not None:
+        return number(entrant.reached)
+    return f'with {entrant.arrived} of {entrant.seeds} seeds' if entrant.arrived else f'not in {number(entrant.epochs)}'
 
 
 def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
@@ -303,15 +310,18 @@ def place(results: dict[str, Any], split: str) -> str:
 def _arms(results: dict[str, Any]) -> Sheet:
     """Every arm: what it changes, its error on every split by seed, its length."""
     splits, rows = effects.splits(results), []
+    numbers = sorted({arm['seed'] for arm in results['arms']})
     for name in dict.fromkeys(arm['name'] for arm in results['arms']):
         own = [arm for arm in results['arms'] if arm['name'] == name]
-        cells = [', '.join(_top1(arm, split) for arm in own) for split in splits]
+        by_seed = {arm['seed']: arm for arm in own}
+        cells = [', '.join(_top1(by_seed[seed], split) if seed in by_seed else '-' for seed in numbers)
+                 for split in splits]
         changes = ', '.join(path if len(value) > 20 else f'{path} = {value}'
                             for path, value in own[0]['changes'].items())
         rows.append((name, changes or 'nothing', *cells, f'{max(arm["parameters"] for arm in own):,}',
                      number(max(arm['epochs'] for arm in own))))
     header = ('arm', 'changes', *(f'{place(results, split)}, top-1 %' for split in splits), 'parameters', 'epochs')
-    return Sheet('Every arm, by seed', header, tuple(rows), (True,) * len(rows), ())
+    return Sheet(f'Every arm, seed {", ".join(map(str, numbers))}', header, tuple(rows), (True,) * len(rows), ())
 
 
 def _top1(arm: dict[str, Any], split: str) -> str:
@@ -335,7 +345,7 @@ def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
 
 
 def _changed(results: dict[str, Any]) -> list[str]:
-    changes = [path for path in results['overrides'] if path != 'seed']
+    changes = [path for path in results['overrides'] if path not in NO_RECIPE]
     return [f'{DAGGER} Changed for this run: {", ".join(changes)}.'] if changes else []
 
 
@@ -343,6 +353,9 @@ def effects_unlike(results: dict[str, Any], table: Effects) -> list[str]:
     """Why a comparison does not test the claims as the table means them."""
     name = results['data']['name']
     reasons = [] if name.split()[0] == table.source else [f'{DAGGER} Other data: {name} is not {table.data}.']
+    lengths = [arm['epochs'] for arm in results['arms'] if arm['errors'] and 'epochs' not in arm['changes']]
+    if lengths and max(lengths) > 1.05 * min(lengths):
+        reasons.append(f'{DAGGER} Arms of other lengths: {number(min(lengths))} to {number(max(lengths))} epochs.')
     return reasons + _changed(results)
 
 
@@ -354,7 +367,7 @@ def measured(results: dict[str, Any]) -> Sheet:
                   _part(error['seen'], results['data'][f'{error["split"]}_examples'])) for error in results['errors'])
     header = ('split', 'protocol', 'top-1 %', 'top-5 %', 'loss', 'examples')
     notes = tuple(f'Top-1, {in_words(error["protocol"])}: {seeds.spread(error)}.' for error in results['errors']
-                  if 'seeds' in results)
+                  if len(results.get('seeds', ())) > 1)
     return Sheet(f'Measured on {results["data"]["validation_name"]}', header, rows, (True,) * len(rows), notes)
 
 
@@ -459,9 +472,10 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
             for row in table.rows:
                 for i, column in enumerate(table.columns):
                     if concerns(results, row, {speaks_to}) and not row.minus and row.values[i] is not None:
-                        if (ours := cell(results, table, row, i)[0]) == NOT_MEASURED:
+                        if (ours := cell(results, table, row, i)[0]) in (NOT_MEASURED, ''):
                             continue
-                        if each := _error(results, row, column).get('each'):
+                        each = _error(results, row, column).get('each')
+                        if each and len(each[column.metric]) > 1:
                             ours += f' ± {effects.half_interval(each[column.metric]):.2f}'
                         epochs = {network['epochs'] for network in networks(results)}
                         yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),

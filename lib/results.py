@@ -82,11 +82,15 @@ def kept(folder: Path) -> dict[str, dict[str, Any]]:
     seed-* for each of several runs, which become one result.
 
     Raises:
-      UsageError: if one of them cannot be read, or the runs are not the same but for their seeds.
+      UsageError: if one of them cannot be read, the runs are not the same but for their seeds, or one of them is in no
+        folder seed-*.
     """
     found = {}
     for place in sorted(Path(folder).glob('results/*/')):
         if runs := sorted(place.glob('seed-*/results.json')):
+            if (place / 'results.json').exists():
+                raise UsageError(f'{place} has a results.json beside folders of seeds: move it into one of its own, '
+                                 'seed-N.')
             found[place.name] = seeds.together([read(path) for path in runs])
         elif (place / 'results.json').exists():
             found[place.name] = read(place / 'results.json')

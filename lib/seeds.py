@@ -6,7 +6,7 @@ from typing import Any
 
 from lib.experiment import UsageError
 
-SAME = ('paper', 'experiment', 'differences', 'batch_size', 'data', 'mesh', 'device', 'epochs', 'parameters')
+SAME = ('paper', 'experiment', 'differences', 'batch_size', 'data', 'mesh', 'device', 'devices', 'epochs', 'parameters')
 
 
 def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -17,18 +17,34 @@ def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
       UsageError: if they differ in something else, or a seed stands twice.
     """
     runs = sorted(runs, key=lambda run: run['seed'])
-    if 'arms' in runs[0]:
+    comparisons = ['arms' in run for run in runs]
+    if any('members' in run for run in runs) or len(set(comparisons)) > 1:
+        raise UsageError(f'The results of {_named(runs)} cannot be averaged, since they are not all trainings, or all '
+                         'comparisons: keep them in folders of their own.')
+    if all(comparisons):
         return _arms(runs)
     _check(runs, SAME)
+    if any(_kinds(run) != _kinds(runs[0]) for run in runs):
+        raise UsageError(f'The results of {_named(runs)} cannot be averaged, since they have not the same evaluations: '
+                         'evaluate all of them alike.')
     numbers = [run['seed'] for run in runs]
     if len(set(numbers)) < len(numbers):
         raise UsageError(f'The results of {_named(runs)} have one seed twice: keep one of the two.')
     errors = []
     for parts in zip(*(run['errors'] for run in runs), strict=True):
-        means = {key: statistics.fmean(part[key] for part in parts) for key in ('top1', 'top5', 'loss')}
+        means = {key: _mean([part[key] for part in parts]) for key in ('top1', 'top5', 'loss')}
         errors.append(parts[0] | means | {'each': {key: [part[key] for part in parts] for key in ('top1', 'top5')}})
     return _summed(runs) | {'errors': errors, 'seeds': numbers,
-                            'training_loss': statistics.fmean(run['training_loss'] for run in runs)}
+                            'training_loss': _mean([run['training_loss'] for run in runs])}
+
+
+def _kinds(run: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(error['split'], error['protocol']) for error in run['errors']]
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None if one of them is not a number, for which results.json has null."""
+    return None if None in values else statistics.fmean(values)
 
 
 def _arms(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -62,11 +78,17 @@ def _named(runs: Sequence[dict[str, Any]]) -> str:
 
 def _summed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first run with what all of them took, and where they come from."""
+    def joined(values):
+        return ' and '.join(dict.fromkeys(values))
+
     return runs[0] | {
         'seconds': sum(run['seconds'] for run in runs),
         'peak_memory_gib': max(run['peak_memory_gib'] for run in runs),
         'command': '\n'.join(dict.fromkeys(run['command'] for run in runs)),
-        'commit': ' and '.join(dict.fromkeys(run['commit'] for run in runs)),
+        'overrides': {path: value for run in runs for path, value in run['overrides'].items()},
+        'commit': joined(run['commit'] for run in runs), 'machine': joined(run['machine'] for run in runs),
+        'versions': {name: joined(run['versions'].get(name, 'unknown') for run in runs)
+                     for name in runs[0]['versions']},
         'date': ' to '.join(dict.fromkeys((min(run['date'] for run in runs), max(run['date'] for run in runs)))),
     }
 

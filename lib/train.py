@@ -250,6 +250,8 @@ class _Training:
         self.statistics = jax.device_put(statistics, meshes.everywhere(mesh))
         self.console, self.stop = console, stop
         self.metrics = workdir / 'metrics.jsonl'
+        if self.metrics.exists() and not self.metrics.read_bytes().endswith(b'\n'):
+            self.metrics.open('a').write('\n')      # a line torn by a crash takes no other with it
         self.checkpoints = Checkpoints(workdir / 'checkpoints')
         # Several CPU devices share one pool of threads, where two steps in flight can wait for each other for ever.
         self.one_at_a_time = mesh.size > 1 and jax.default_backend() == 'cpu'
@@ -261,10 +263,13 @@ class _Training:
         if restored:
             self.step, self.state, progress = restored
             self.evaluations, self.seconds_before = progress['evaluations'], progress['seconds']
+            self.losses, self.wrong = (list(map(kind, values)) for kind, values in zip(
+                (np.float32, np.int32), progress.get('unlogged', ((), ()))))
             console.print(f'Continuing at step {self.step}.')
         else:
             self.step, self.state = 0, init(task, experiment, mesh, start)
             self.evaluations, self.seconds_before = [], 0.0
+            self.losses, self.wrong = [], []        # of every step since the last line of metrics.jsonl
         self.saved_step = self.step if restored else None
         self.total = max(experiment.total_steps(len(train)), self.step)     # a run is not shortened after the fact
 
@@ -295,20 +300,22 @@ class _Training:
     def _loop(self):
         experiment, examples = self.experiment, len(self.train)
         every = experiment.evaluation.epochs_between
-        judge_at = {experiment.steps_at(e, examples) for e in range(0, experiment.epochs + 1, every)} | {self.total}
+        regular = {experiment.steps_at(e, examples) for e in range(0, experiment.epochs + 1, every)}
+        judge_at = regular | {self.total}
         keep_at = {experiment.steps_at(e, examples) for e in experiment.checkpoint.keep}
         step, estimate = make_step(self.task, experiment), make_curvature(self.task, experiment)
         compiled = None
         estimate_at = {experiment.steps_at(e, examples) for e in range(experiment.epochs)}
         ahead = batches.training(self.train, experiment.seed, experiment.batch_size, self.step)
-        since, losses, wrong = time.monotonic(), [], []
+        since, first = time.monotonic(), self.step
         try:
             while True:
                 evaluated = bool(self.evaluations) and self.evaluations[-1]['step'] == self.step
                 best = False
                 if self.step in judge_at and not evaluated:
                     best = self._judge()
-                    since, losses, wrong = time.monotonic(), [], []
+                    self.saved_step = None          # an interruption before this saved the step without what it brought
+                    since = time.monotonic()
                 over = self.step >= self.total or self._good_enough()
                 self._save_if(over or best or self.step in keep_at, self.step in keep_at, best)
                 if over:
@@ -317,7 +324,8 @@ class _Training:
                     self._interrupt()
                 number, images, labels = next(ahead)
                 assert number == self.step
-                rate = optimizers.learning_rate(experiment, examples, self.step, [e['top1'] for e in self.evaluations])
+                errors = [e['top1'] for e in self.evaluations if e['step'] in regular]
+                rate = optimizers.learning_rate(experiment, examples, self.step, errors)
                 put = functools.partial(jax.device_put, device=meshes.images(self.mesh))
                 if experiment.optimizer.curvature is not None and self.step in estimate_at:
                     some = batches.indices(experiment.seed, self.step, examples, experiment.optimizer.curvature)
@@ -325,15 +333,15 @@ class _Training:
                                                        self.statistics, np.uint32(self.step))
                 arguments = put(images), put(labels), self.statistics, np.uint32(self.step), np.float32(rate)
                 compiled = compiled or self._compile(step, *arguments)
-                self.state, loss, errors = compiled(self.state, *arguments)
+                self.state, loss, wrong = compiled(self.state, *arguments)
                 if self.one_at_a_time:
                     jax.block_until_ready(self.state)
                 self.step += 1
-                losses.append(loss)
-                wrong.append(errors)
+                self.losses.append(loss)
+                self.wrong.append(wrong)
                 if self.step % LOG_EVERY == 0 or self.step in judge_at:
-                    self._log_steps(losses, wrong, rate, since)
-                    since, losses, wrong = time.monotonic(), [], []
+                    self._log_steps(rate, self.step - first, since)
+                    since, first = time.monotonic(), self.step
                 self.bars.advance(self.bar)
         finally:
             ahead.close()
@@ -349,14 +357,16 @@ class _Training:
                 f'their velocity and the batch, {needed:.1f} while it runs.', soft_wrap=True)
         return compiled
 
-    def _log_steps(self, losses, wrong, rate, since):
-        images = len(losses) * self.experiment.batch_size
-        loss = float(sum(jax.device_get(losses))) / len(losses)
-        seconds = time.monotonic() - since      # after the line above, which waits for the steps
-        error = 100 * float(sum(jax.device_get(wrong))) / images
+    def _log_steps(self, rate, steps, since):
+        """Logs what came since the last time; `steps` of it by this process, since the time `since`."""
+        images = len(self.losses) * self.experiment.batch_size
+        loss = float(sum(jax.device_get(self.losses))) / len(self.losses)
+        speed = steps * self.experiment.batch_size / (time.monotonic() - since)     # the line above waits for the steps
+        error = 100 * float(sum(jax.device_get(self.wrong))) / images
+        self.losses, self.wrong = [], []
         self._log({'kind': 'train', 'step': self.step, 'epoch': self.epoch, 'loss': loss, 'error': error,
-                   'learning_rate': rate, 'images_per_second': images / seconds})
-        self.bars.update(self.bar, note=f'epoch {self.epoch:.1f}, loss {loss:.3f}, {images / seconds:.0f} images/s')
+                   'learning_rate': rate, 'images_per_second': speed})
+        self.bars.update(self.bar, note=f'epoch {self.epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s')
         if not loss < float('inf'):
             raise Diverged(loss, Outcome({}, self.step, self.epoch, self.evaluations, self.evaluations[-1:],
                                          self.seconds))
@@ -400,7 +410,8 @@ class _Training:
             self._save(permanent=permanent, best=best)
 
     def _save(self, **marks):
-        progress = {'evaluations': self.evaluations, 'seconds': self.seconds, 'epoch': self.epoch}
+        unlogged = [[value.item() for value in jax.device_get(values)] for values in (self.losses, self.wrong)]
+        progress = {'evaluations': self.evaluations, 'seconds': self.seconds, 'epoch': self.epoch, 'unlogged': unlogged}
         self.checkpoints.save(self.step, self.state, progress, **marks)
         self.saved_at, self.saved_step = time.monotonic(), self.step
 

@@ -61,6 +61,10 @@ def test_a_workdir_of_another_experiment_or_of_other_files_is_left_alone(tmp_pat
         workdir.check(run, ours | {'fields': {'epochs': 90, 'model.dropout': 0.0}})
     workdir.check(run, ours | {'fields': {'epochs': 5, 'model.dropout': 0.5}})      # a longer or shorter run
     assert [path.name for path in run.iterdir()] == ['experiment.json']
+    stretched = ours | {'fields': {'epochs': 90, 'optimizer.schedule': 'cosine'}}
+    (run / 'experiment.json').write_text(json.dumps(stretched))
+    with pytest.raises(UsageError, match=r'epochs=90 \(now 5\)'):
+        workdir.check(run, stretched | {'fields': {'epochs': 5, 'optimizer.schedule': 'cosine'}})
     (run / 'experiment.json').write_text('{"paper"')
     with pytest.raises(UsageError, match='is damaged'):
         workdir.check(run, ours)

@@ -173,14 +173,20 @@ def test_pre_training_and_fine_tuning_on_folders_of_images(tmp_path):
     before = launch('--experiment=fall_2011', '--set', f'data.source=folder:{tmp_path}/fall', *small,
                     f'--workdir={tmp_path}/before', cache=tmp_path)
     assert before.returncode == 0, before.stderr
-    after = launch('--experiment=fine_tuned', f'--init_from={tmp_path}/before', '--set', 'model.classes=2', '--set',
-                   f'data.source=folder:{tmp_path}/years', *small, '--set', 'optimizer.learning_rate=1e-9',
-                   '--set', 'seed=5', f'--workdir={tmp_path}/after', cache=tmp_path)
+    flags = ['--experiment=fine_tuned', f'--init_from={tmp_path}/before', '--set', 'model.classes=2', '--set',
+             f'data.source=folder:{tmp_path}/years', *small, '--set', 'optimizer.learning_rate=1e-9',
+             '--set', 'seed=5', f'--workdir={tmp_path}/after']
+    after = launch(*flags, cache=tmp_path)
     assert after.returncode == 0, after.stderr
     assert 'taken: conv1, conv2, conv3, conv4, conv5, conv6, fc6, fc7; new: fc8' in after.stdout
     old, new = (checkpoint.read(tmp_path / name / 'checkpoints') for name in ('before', 'after'))
     np.testing.assert_allclose(new['conv6']['kernel'], old['conv6']['kernel'], atol=1e-6)
     assert new['fc8']['kernel'].shape == (8, 2) and results(tmp_path / 'after')['experiment'] == 'fine_tuned'
+
+    for progress in (tmp_path / 'after' / 'checkpoints').glob('*/progress.json'):
+        progress.write_text('damaged')
+    again = launch(*flags, cache=tmp_path)
+    assert again.returncode == 0 and 'taken: conv1' in again.stdout, again.stderr
 
 
 @pytest.mark.parametrize('flags, message', [

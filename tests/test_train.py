@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from lib import checkpoint
+from lib import checkpoint, figures
 from lib import mesh as meshes
 from lib.data import statistics
 from lib.data.sources import Split
@@ -53,12 +53,13 @@ def same(one, other):
 
 
 def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path):
-    whole = train(tmp_path / 'whole')
+    experiment = dataclasses.replace(EXPERIMENT, checkpoint=Checkpoint(keep=(1,)))
+    whole = train(tmp_path / 'whole', experiment)
     assert whole.step == 8 and whole.epoch == pytest.approx(3.2)    # ceil(3 * 10 / 4) steps of 4
     stops = 0
     while True:
         try:
-            pieces = train(tmp_path / 'pieces', stop=stop_after(2))
+            pieces = train(tmp_path / 'pieces', experiment, stop=stop_after(2))
             break
         except Interrupted:
             stops += 1
@@ -67,6 +68,21 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path):
     assert [(e['step'], e['top1'], e['loss']) for e in pieces.evaluations] == \
         [(e['step'], e['top1'], e['loss']) for e in whole.evaluations]
     assert pieces.errors == whole.errors
+    rows = [[{key: value for key, value in row.items() if key != 'images_per_second'}
+             for row in figures.metrics(tmp_path / run / 'metrics.jsonl')] for run in ('whole', 'pieces')]
+    assert rows[0] == rows[1]
+    kept = [sorted(f'{path.parent.name}/{path.name}' for mark in ('permanent', 'best')
+                   for path in (tmp_path / run / 'checkpoints').glob(f'*/{mark}')) for run in ('whole', 'pieces')]
+    assert kept[0] == kept[1] and '00000003/permanent' in kept[0]
+
+
+def test_a_torn_line_takes_no_other_with_it(tmp_path):
+    with pytest.raises(Interrupted):
+        train(tmp_path / 'run', stop=stop_after(4))
+    log = tmp_path / 'run' / 'metrics.jsonl'
+    log.write_text(log.read_text() + '{"kind": "tra')
+    train(tmp_path / 'run')
+    assert [row['step'] for row in figures.metrics(log)] == [0, 3, 3, 5, 5, 8, 8, 8]
 
 
 def test_crops_and_dropout_change_from_step_to_step_and_with_the_seed():
@@ -104,6 +120,17 @@ def test_steps_end_a_run_early_and_can_be_taken_back(tmp_path):
     continued = train(tmp_path / 'run')
     assert continued.step == 8
     same(continued, train(tmp_path / 'whole'))
+
+
+def test_an_evaluation_out_of_turn_drops_no_learning_rate(tmp_path):
+    """Steps that end a run early bring one more evaluation; a plateau is counted over those of the whole run."""
+    optimizer = Optimizer(learning_rate=1e-9, schedule='plateau', patience=2, drops=3)
+    plateau = dataclasses.replace(EXPERIMENT, optimizer=optimizer)
+    train(tmp_path / 'run', dataclasses.replace(plateau, steps=4))
+    same(train(tmp_path / 'run', plateau), train(tmp_path / 'whole', plateau))
+    rates = [[row['learning_rate'] for row in figures.metrics(tmp_path / run / 'metrics.jsonl')
+              if row['kind'] == 'train' and row['step'] in (5, 8)] for run in ('run', 'whole')]
+    assert rates[0] == rates[1] and rates[0][0] > rates[0][1]
 
 
 def test_training_ends_below_the_stated_error(tmp_path):
