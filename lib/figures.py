@@ -142,10 +142,12 @@ def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> N
     axes.set_yticks(range(len(found)), [textwrap.fill(effect.claim, 44) for effect, _ in found])
     axes.set_xlim(-widest, widest)
     axes.set_ylim(len(found) - 0.5, -0.5)
-    axes.set_xlabel('difference in top-1 error, percentage points' +
+    axes.set_xlabel('difference, percentage points of top-1 error' +
                     f'; logarithmic beyond {LINEAR} on either side' * wide)
-    figure.suptitle(f'{report.place(results, effects.splits(results)[0])}\ndiamonds: means, dots: seeds, bars: 95 % '
-                    'intervals, shaded: the side that the paper claims', fontsize=9, color=GREY)
+    marks = 'one seed' if all(len(one.each) == 1 for _, one in found) else \
+        'diamonds: means, dots: seeds, bars: 95 % intervals'
+    figure.suptitle(f'{report.place(results, effects.splits(results)[0])}\n{marks}, shaded: the side that the paper '
+                    'claims; the claim holds: green, does not: orange', fontsize=9, color=GREY)
     axes.spines[['top', 'right', 'left']].set_visible(False)
     axes.tick_params(axis='y', length=0)
     figure.savefig(output_png)

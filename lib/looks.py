@@ -49,17 +49,19 @@ def finding(look: Look, looks: Sequence[dict[str, Any]]) -> Finding:
       UsageError: if there is no look, or a table has no such row or column.
     """
     require(bool(looks), f'reproductions/gallery/{look.place} has no seed-N.json: put it there, or remove the claim.')
+    images = looks[0]['images']
+    judged = f'{images if isinstance(images, int) else len(images):,} images of {looks[0]["data"]}'
     if not look.against:
         values = [_number(one, look.row, look.column) for one in looks]
         digits = 3 if max(values) < 1 else 1
         interval = f' ± {effects.half_interval(values):.{digits}f}' * (len(values) > 1)
-        return Finding(look.claim, look.paper, f'{statistics.fmean(values):.{digits}f}{DAGGER}{interval}', '-',
+        return Finding(look.claim, look.paper, f'{statistics.fmean(values):.{digits}f}{DAGGER}{interval}', judged, '-',
                        len(values), None)
     sides = ({seed: _number(one, look.row, column) for seed, one in enumerate(looks)}
              for column in (look.column, look.against))
     found = effects.paired(*sides)
     effect = effects.Effect(look.claim, look.column, look.against, look.paper, look.sign)
-    return Finding(look.claim, look.paper, f'{found.ours:.2f} against {found.theirs:.2f}: {found}', '-',
+    return Finding(look.claim, look.paper, f'{found.ours:.2f} against {found.theirs:.2f}: {found}', judged, '-',
                    len(found.each), effects.verdict(effect, found))
 
 

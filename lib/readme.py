@@ -196,29 +196,33 @@ def _methods(networks: dict[str, Any]) -> str:
 
 def _headline(root: Path, papers: Mapping[str, Paper], claims: Sequence[Look]) -> str:
     """All committed results: first those that test a claim, then the runs that are too short or too far from it."""
-    found = [(folder, finding, results['data']['name'], f'[{name}](reproductions/{folder}/README.md#{name})')
+    found = [(folder, finding, results['data'].get('name', '-'), f'[{name}](reproductions/{folder}/README.md#{name})')
              for folder, paper in papers.items()
              for name, results in kept(root / 'reproductions' / folder).items()
              for finding in report.findings(results, paper.tables, results['experiment'])]
     gallery = root / 'reproductions' / 'gallery'
     for look in claims if gallery.exists() else ():
         several = looks.of_seeds(gallery / look.place)
-        found.append(('gallery', looks.finding(look, several), several[0]['data'],
+        found.append(('gallery', looks.finding(look, several), '-',
                       f'[{look.place}](reproductions/gallery/README.md#adversarial)'))
-    tested, others = [], []
+    tested, unclaimed, others = [], [], []
     for folder, f, data, link in found:
         cells = list(map(_escape, (f'{folder}, {f.claim}', f.paper, f.ours)))
-        where = [_escape(data), _escape(f.epochs), str(f.seeds), link]
+        where = [_escape(data), _escape(f.judged), _escape(f.epochs), str(f.seeds), link]
         if f.verdict is None:
             others.append(_line((*cells, *where)))
-        else:
+        elif f.claimed:
             tested.append(_line((*cells, f'**{_escape(f.verdict)}**', *where)))
+        else:
+            unclaimed.append(_line((cells[0], cells[2], f'**{_escape(f.verdict)}**', *where)))
     columns, rules = ('paper', 'ours'), ['---', '---:', '---:']
-    rest, left = ('data', 'epochs', 'n', 'result'), ['---', '---', '---:', '---']
+    rest, left = ('trained on', 'error on', 'epochs', 'n', 'result'), ['---', '---', '---', '---:', '---']
     footer = (f'{DAGGER} Another network, fewer examples, other data, fewer epochs or a changed recipe: the linked '
-              'page says which.')
+              'page says which. Epochs (continued) came after those of another run.')
     lines = ['**Claims that were tested**', '', _line(('', *columns, 'does it hold?', *rest)),
              _line([*rules, '---', *left]), *tested, '',
+             '**Differences on which the papers make no claim**', '', _line(('', 'ours', 'seen', *rest)),
+             _line(['---', '---:', '---', *left]), *unclaimed, '',
              '**Runs that test no claim of their paper**, being much shorter, on other data or of another network', '',
              _line(('', *columns, *rest)), _line([*rules, *left]), *others, '', footer]
     return '\n'.join(lines) + '\n'
@@ -291,7 +295,8 @@ def _claims(folder: Path, paper: Paper) -> str:
             runs = len(results.get('seeds', [0]))       # of a comparison the steps are those of all arms and seeds
             rate = results['steps'] * results['batch_size'] * runs / results['seconds']
             lines += ['', _escape(f'Cost: `{name}` read {rate:,.0f} training images a second, evaluations included '
-                                  f'({results["machine"]}): {_days(1e8 / rate / 86400)} for 100 M.')]
+                                  f'and beside whatever else ran ({results["machine"]}): {_length(1e8 / rate)} for '
+                                  '100 M.')]
     return '\n'.join(lines[1:]) + '\n'
 
 
@@ -316,8 +321,9 @@ def _claim(row: Row, table: Table, paper: Paper, committed: Mapping[str, dict[st
             _escape('; '.join(paper.seen[name] for name in dict.fromkeys(row.members or (row.experiment,)))))
 
 
-def _days(count: float) -> str:
-    return f'{count:,.0f} day{"s" * (round(count) != 1)}'
+def _length(seconds: float) -> str:
+    hours = seconds / 3600
+    return f'{hours:,.0f} hours' if hours < 48 else f'{hours / 24:,.0f} days'
 
 
 def _race(race: Race, paper: Paper, committed: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:

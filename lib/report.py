@@ -48,9 +48,11 @@ class Finding:
     claim: str
     paper: str
     ours: str
+    judged: str                                         # images and crops that the error is of
     epochs: str
     seeds: int
     verdict: str | None                                 # does the claim hold; None if the run does not test it
+    claimed: bool = True                                # False: the paper says nothing of it
 
 
 # ---------------------------------------------------------------------------------- a run beside a paper's tables
@@ -140,12 +142,10 @@ def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | No
     examples = table.train_examples if column.split == 'train' else table.examples
     sampling = 1.96 * (ours * (100 - ours) / seen)**0.5 if seen < (examples or seen) else 0.0
     of_seeds = effects.half_interval(each) * (len(each) + 1)**0.5 if len(each) > 1 else 0.0
-    allowed = math.hypot(sampling, of_seeds) + 0.5 * 10**-column.decimals
-    lone = ' (one seed)' * (len(each) == 1)
-    if abs(ours - printed) <= allowed:
-        return 'holds' + lone
-    said = 'lower' if ours < printed else 'missed'
-    return f'{said} by {abs(ours - printed):.{max(1, column.decimals)}f}{lone}'
+    allowed, off = math.hypot(sampling, of_seeds) + 0.5 * 10**-column.decimals, abs(ours - printed)
+    said = 'holds' if off <= allowed else 'lower' if ours < printed else 'missed'
+    digits = max(1, column.decimals)
+    return f'{said}: {off:.{digits}f} off, {allowed:.{digits}f} allowed' + ' (one seed)' * (len(each) == 1)
 
 
 def listed(names: Iterable[str]) -> str:
@@ -156,7 +156,9 @@ def recipe(results: dict[str, Any]) -> str:
     """The fields in which the run departs from the published recipe, in one sentence; '' if it follows it. Of two
     lists too long to read, only how many of their items differ is said."""
     changes = [_change(path, published, ours) for path, (published, ours) in results['differences'].items()]
-    return f'Departs from the published recipe in {len(changes)} fields: {"; ".join(changes)}.' if changes else ''
+    if not changes:
+        return ''
+    return f'Departs in {len(changes)} fields from the recipe here that it is a version of: {"; ".join(changes)}.'
 
 
 def _change(path: str, published: Any, ours: Any) -> str:
@@ -164,8 +166,8 @@ def _change(path: str, published: Any, ours: Any) -> str:
         if len(published) == len(ours):
             differing = sum(one != other for one, other in zip(published, ours))
             return f'{path}: {differing} of {len(ours)} differ (results.json has both)'
-        return f'{path}: {len(ours)} here, {len(published)} published (results.json has both)'
-    return f'{path} = {_plain(ours)} (published: {_plain(published)})'
+        return f'{path}: {len(ours)}, there {len(published)} (results.json has both)'
+    return f'{path} = {_plain(ours)} (there: {_plain(published)})'
 
 
 def _departures(results: dict[str, Any], row: Row) -> list[str]:
@@ -304,7 +306,11 @@ def place(results: dict[str, Any], split: str) -> str:
     error = next(error for arm in results['arms'] for error in arm['errors'] if error['split'] == split)
     data = results['data']
     name = data['validation_name'] if split == 'validation' else f'{data["validation_name"].rsplit(" ", 1)[0]} {split}'
-    return f'{error["seen"]:,} images of {name}, {in_words(error["protocol"])}'
+    return _judged(name, error['seen'], error['protocol'])
+
+
+def _judged(name: str, seen: int, protocol: str) -> str:
+    return f'{seen:,} images of {name}, {in_words(protocol)}'
 
 
 def _arms(results: dict[str, Any]) -> Sheet:
@@ -363,12 +369,14 @@ def effects_unlike(results: dict[str, Any], table: Effects) -> list[str]:
 
 def measured(results: dict[str, Any]) -> Sheet:
     """What a run measured, whatever a paper says."""
-    rows = tuple((error['split'], in_words(error['protocol']), *(_two_decimals(error[m]) for m in (*METRICS, 'loss')),
+    names = {'train': results['data']['name'], 'validation': results['data']['validation_name']}
+    rows = tuple((names[error['split']], in_words(error['protocol']),
+                  *(_two_decimals(error[metric]) for metric in (*METRICS, 'loss')),
                   _part(error['seen'], results['data'][f'{error["split"]}_examples'])) for error in results['errors'])
-    header = ('split', 'protocol', 'top-1 %', 'top-5 %', 'loss', 'examples')
+    header = ('data', 'protocol', 'top-1 %', 'top-5 %', 'loss', 'examples')
     notes = tuple(f'Top-1, {in_words(error["protocol"])}: {seeds.spread(error)}.' for error in results['errors']
                   if len(results.get('seeds', ())) > 1)
-    return Sheet(f'Measured on {results["data"]["validation_name"]}', header, rows, (True,) * len(rows), notes)
+    return Sheet('Measured', header, rows, (True,) * len(rows), notes)
 
 
 def _two_decimals(value: float | None) -> str:
@@ -457,7 +465,9 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
                 found = races.speed_up(results, table)
                 epochs = ', '.join(f'{name} {number(e.reached)}' for name, e in races.best(grid).items())
                 yield Finding(f'{table.title}: {table.faster} against {table.slower}', f'{table.factor:g} times',
-                              ('undecided' if found is None else str(found)) + DAGGER * bool(unlike), epochs or '-',
+                              ('undecided' if found is None else str(found)) + DAGGER * bool(unlike),
+                              _judged(results['data']['name'], min(arm['seen'] for arm in results['arms']), 'centre'),
+                              epochs or '-',
                               len(found.each if found else ()) or max(e.seeds for e in grid),
                               None if unlike else races.verdict(found, table))
         elif isinstance(table, Effects):
@@ -466,20 +476,24 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
                 for effect, found in effects.tested(results, table):
                     yield Finding(f'{table.title}: {effect.claim}', effect.paper,
                                   f'{found.ours:.2f} against {found.theirs:.2f}: {found}{DAGGER * bool(unlike)}',
-                                  number(results['arms'][0]['epochs']), len(found.each),
-                                  None if unlike else effects.verdict(effect, found))
+                                  place(results, effects.splits(results)[0]), number(results['arms'][0]['epochs']),
+                                  len(found.each),
+                                  None if unlike else effects.verdict(effect, found), effect.sign is not None)
         elif 'arms' not in results:
             for row in table.rows:
                 for i, column in enumerate(table.columns):
                     if concerns(results, row, {speaks_to}) and not row.minus and row.values[i] is not None:
                         if (ours := cell(results, table, row, i)[0]) in (NOT_MEASURED, ''):
                             continue
-                        each = _error(results, row, column).get('each')
+                        error = _error(results, row, column)
+                        each, name = error.get('each'), 'name' if error['split'] == 'train' else 'validation_name'
                         if each and len(each[column.metric]) > 1:
                             ours += f' ± {effects.half_interval(each[column.metric]):.2f}'
                         epochs = {network['epochs'] for network in networks(results)}
+                        continued = ' (continued)' * bool(results.get('init_from'))
                         yield Finding(f'{table.title}, {row.name}, {column.name}', printed(row.values[i], column, row),
-                                      ours, ', '.join('unknown' if e is None else number(e) for e in epochs),
+                                      ours, _judged(results['data'][name], error['seen'], error['protocol']),
+                                      ', '.join('unknown' if e is None else number(e) for e in epochs) + continued,
                                       len(results.get('seeds', [0])), verdict(results, table, row, i))
 
 

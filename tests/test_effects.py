@@ -65,7 +65,7 @@ def test_only_seeds_of_both_arms_count():
     (MORE, (-3.0,), 'undecided, leans against it'), (MORE, (3.0,), 'undecided, leans towards it'),
     (OPEN, (1.9, 2.0, 2.1), 'more error'), (OPEN, (-1.9, -2.0, -2.1), 'less error'),
     (OPEN, (-3.0, 1.0), 'no difference seen'), (OPEN, (3.0,), 'undecided'),
-    (LESS, (0.0, 0.0), 'undecided')])
+    (LESS, (0.0, 0.0), 'undecided'), (LESS, (-0.5, -0.5), 'undecided, leans towards it')])
 def test_verdicts(effect, each, words):
     arms = [arm(name, 20.0 + more, seed) for seed, gap in enumerate(each)
             for name, more in ((effect.arm, gap), (effect.against, 0.0))]
@@ -81,7 +81,7 @@ def test_the_report_has_every_claim_on_every_split_and_every_arm():
     assert test.rows[0][2:4] == ('20.00', '22.00')
     assert arms.rows == (('plain', 'nothing', '20.00, 21.00, 22.00', '21.00, 22.00, 23.00', '1,234', '15'),
                          ('norm', 'nothing', '18.10, 19.00, 19.90', '19.10, 20.00, 20.90', '1,234', '15'),
-                         ('tanh', 'nothing', '25.00, diverged', '26.00, diverged', '1,234', '15'))
+                         ('tanh', 'nothing', '-, 25.00, diverged', '-, 26.00, diverged', '1,234', '15'))
     text = shown(THREE, (TABLE,), 'paper')
     assert line(text, 'norms help')[4:] == ['-2.00 (-2.25 to -1.75)', '3', 'holds'] and 'n = 3' in text
 
@@ -109,11 +109,13 @@ def test_overfitting_is_what_the_error_has_above_that_in_training():
     assert ' birds 1.0 train[4000:], ' in own.title and ' birds 1.0 test, ' in test.title
     assert [row[-1] for row in own.rows] == ['undecided, leans against it', 'holds']
     assert arms.header[4] == '1,000 images of birds 1.0 train[:4000], one central crop, top-1 %'
-    assert arms.rows[0][4] == '10.00, 11.00'
+    assert arms.rows[0][4] == '10.00, 11.00, -'
 
 
 def test_findings_are_those_of_the_comparisons_own_split():
     found = [(f.claim, f.paper, f.ours, f.epochs, f.seeds, f.verdict) for f in report.findings(THREE, (TABLE,), 'pair')]
+    assert [(f.judged, f.claimed) for f in report.findings(THREE, (TABLE,), 'pair')] == [
+        ('1,000 images of birds 1.0 train[4000:], one central crop', claimed) for claimed in (True, False)]
     assert found == [('In small: norms help', '-2 on FISH', '19.00 against 21.00: -2.00 (-2.25 to -1.75)',
                       '15', 3, 'holds'),
                      ('In small: tanh', 'nothing', '25.00 against 21.00: +4.00', '15', 1, 'undecided')]
@@ -121,18 +123,20 @@ def test_findings_are_those_of_the_comparisons_own_split():
 
 
 @pytest.mark.parametrize('changes', [{'data': RESULTS['data'] | {'name': 'fish 1.0'}},
-                                     {'overrides': {'epochs': '1', 'seed': '0'}}])
+                                     {'overrides': {'epochs': '1', 'seed': '0'}},
+                                     {'arms': [arm('plain', 20.0), arm('norm', 18.0) | {'epochs': 30}]}])
 def test_another_comparison_judges_no_claim(changes):
     first = next(report.findings(THREE | changes, (TABLE,), 'pair'))
     assert first.verdict is None and first.ours.endswith(report.DAGGER)
     sheet = report.sheets(THREE | changes, (TABLE,), 'pair')[0]
     assert sheet.rows[0][-1] == '-' and sheet.notes[0].startswith(report.DAGGER)
-    assert next(report.findings(THREE | {'overrides': {'seed': '1'}}, (TABLE,), 'pair')).verdict == 'holds'
+    kept = {'overrides': {'seed': '1', 'checkpoint.minutes': '5'}}
+    assert next(report.findings(THREE | kept, (TABLE,), 'pair')).verdict == 'holds'
 
 
 def test_a_seed_that_diverged_stands_in_its_place():
     arms = report.sheets(THREE, (TABLE,), 'pair')[-1]
-    assert arms.rows[2][:3] == ('tanh', 'nothing', '25.00, diverged')
+    assert arms.title == 'Every arm, seed 0, 1, 2' and arms.rows[2][:3] == ('tanh', 'nothing', '-, 25.00, diverged')
 
 
 def test_an_arm_that_was_not_measured_on_a_split_has_not_diverged():

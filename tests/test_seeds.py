@@ -25,7 +25,8 @@ def test_errors_are_means_and_each_seed_is_told():
 
 @pytest.mark.parametrize('changes, sentence', [
     ({'epochs': 3}, 'differ in epochs'), ({'differences': {'epochs': [90, 3]}}, 'differ in differences'),
-    ({'seed': 0}, 'one seed twice')])
+    ({'seed': 0}, 'one seed twice'), ({'devices': 8}, 'differ in devices'), ({'arms': []}, 'not all trainings'),
+    ({'errors': RESULTS['errors'][:1]}, 'have not the same evaluations')])
 def test_runs_that_differ_in_more_are_refused(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
         seeds.together([run(0, 1.0), run(1, 2.0, **changes)])
@@ -45,6 +46,24 @@ def test_folders_of_seeds_are_one_result_of_the_report(tmp_path):
     assert 'n = 2' in ' '.join(report.provenance(found['plain']))
     assert 'read 10,000 training images a second' in readme._claims(tmp_path, PAPERS['alexnet'])
     assert any('1.00, 3.00' in note for note in report.measured(found['plain']).notes)
+
+
+def test_what_the_runs_differ_in_is_told():
+    found = seeds.together([run(0, 1.0, machine='a'), run(1, 2.0, machine='b', overrides={'epochs': '3'},
+                                                          versions={'jax': '1'}, training_loss=None)])
+    assert found['machine'] == 'a and b' and found['versions'] == {'jax': '0 and 1'}
+    assert found['overrides'] == {'epochs': '3'} and found['training_loss'] is None
+
+
+def test_the_first_of_several_seeds_is_a_result_already(tmp_path):
+    place = tmp_path / 'results' / 'plain' / 'seed-0'
+    place.mkdir(parents=True)
+    (place / 'results.json').write_text(json.dumps(run(0, 1.0)))
+    found = kept(tmp_path)['plain']
+    assert '±' not in next(report.findings(found, [TABLE], 'paper')).ours and not report.measured(found).notes
+    (place.parent / 'results.json').write_text(json.dumps(run(1, 1.0)))
+    with pytest.raises(UsageError, match='a results.json beside folders of seeds'):
+        kept(tmp_path)
 
 
 def test_looks_at_networks_of_several_seeds_are_one_table_of_means(tmp_path):

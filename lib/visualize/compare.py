@@ -41,7 +41,7 @@ def _side(request: Request, options: Options) -> Side:
     groups = getattr(request.network.experiment.model, 'groups', 1)
     words = f'{layer.name}: {layer.window.size}x{layer.window.size} at stride {layer.window.stride}'
     found = kernels.measure(weights, groups, kernels.Options(options.dead, options.duplicate))
-    return request.network.origin, words, weights, found
+    return request.network.origin.partition(': ')[0], words, weights, found
 
 
 def statement(sides: list[Side]) -> str:
@@ -51,7 +51,7 @@ def statement(sides: list[Side]) -> str:
         silent, alike = (sum(len(group[key]) for group in groups) for key in ('dead', 'duplicates'))
         middle = np.mean([share for group in groups for share in group['middle']['of_each']])
         return f'of {total} kernels {silent} dead and {alike} near-duplicates, {100 * middle:.0f} % of the energy at ' \
-               'middle frequencies'
+               f'middle frequencies, {100 * found["random"]["middle"]:.0f} % with random weights'
 
     return '; '.join(f'{words}: {counted(found)}' for _, words, _, found in sides) + \
         ' (above a third and below two thirds of the highest).'

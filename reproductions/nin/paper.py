@@ -233,7 +233,7 @@ QUARTER_WIDTH = Effects(
                '-0.71 (Table 5, from memory)', 'less'),
         Effect('dropout between the blocks', 'global_average', 'no_dropout', '-4.10 (section 4.2)', 'less'),
         Effect('1x1 layers after each convolution instead of plain convolutions', 'global_average', 'plain',
-               'nothing of this pair', None),
+               'says nothing of this pair', None),
     ))
 
 TABLES = (TABLE_1, DROPOUT, TABLE_2, TABLE_3, TABLE_4, TABLE_5, QUARTER_WIDTH, SECTION_4_6, AUTHORS_PAGE)

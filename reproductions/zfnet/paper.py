@@ -228,7 +228,8 @@ def _table_7(words: str, count: int, which: int) -> Table:
     def row(layer: str, classifier: str, accuracy: float, deviation: float) -> Row:
         kind = {'svm': 'SVM', 'softmax': 'Softmax'}[classifier]
         return Row(f'{kind} ({layer[-1]})', (_error(accuracy),), note=f'accuracy {accuracy} ± {deviation}.',
-                   why=f'no training: `python -m launch.features zfnet --layer={layer} --classifier={classifier}`')
+                   why=f'no training: `python -m launch.features zfnet --workdir=DIR --layer={layer} '
+                       f'--classifier={classifier}`')
 
     return Table(
         title=f'Table 7, {count} training images a class: 100 minus accuracy',
