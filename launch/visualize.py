@@ -4,6 +4,7 @@ Each method writes METHOD.png, METHOD.json with the numbers behind it, and index
 folder. Its own parameters are set by name: --set occlusion.square=48. --help lists the methods.
 """
 import dataclasses
+import datetime
 import json
 import shlex
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 from absl import app, flags
 from rich.table import Table
 
-from launch import cli
+from launch import cli, workdir
 from launch.papers import PAPERS
 from lib import trained
 from lib.experiment import UsageError, fields, override, require
@@ -139,7 +140,8 @@ def visualize(paper: Paper, words: list[str]) -> None:
     about = {'method': name, 'paper': paper.name, 'network': network.origin, 'experiment': network.name,
              'statement': statement, 'parameters': fields(options) if options else {},
              'other': request.other and request.other.origin, 'files': [file.name for file in request.files],
-             'command': shlex.join(['python', '-m', 'launch.visualize', *words])}
+             'command': shlex.join(['python', '-m', 'launch.visualize', *words]), 'commit': workdir.commit(),
+             'date': datetime.datetime.now(datetime.UTC).date().isoformat()}
     picture.with_suffix('.json').write_text(json.dumps(about | found, indent=1, ensure_ascii=False) + '\n')
     written = page.write(folder, f'Inside {paper.name} {network.name}', ABOUT)
     cli.say(f'{network.origin}\n{statement}')

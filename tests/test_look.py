@@ -41,6 +41,7 @@ def test_the_command_writes_a_picture_its_numbers_and_the_page(workdir):
     assert found['statement'] in done.stdout and str(folder / 'saliency-conv2-unit1,3-image7,5.png') in done.stdout
     assert found['layer'] == 'conv2' and found['data'] == 'digits validation[:9]'
     assert found['command'].startswith('python -m launch.visualize alexnet --method=saliency')
+    assert found['commit'] and found['date'] in (folder / 'index.html').read_text()
     assert 'base64' in (folder / 'index.html').read_text() and not (step / 'visualize').exists()
 
 

@@ -25,7 +25,8 @@ th:first-child, td:first-child { text-align: left } nav a { margin-right: .8rem;
 code { font-size: .8rem }
 """
 # Of a caption.
-FACTS = ('network', 'layer', 'layers', 'units', 'data', 'images', 'files', 'parameters', 'other', 'command')
+FACTS = ('network', 'layer', 'layers', 'units', 'data', 'images', 'files', 'parameters', 'other', 'command',
+         'commit', 'date')
 
 
 def write(folder: Path, title: str, methods: Mapping[str, str], introduction: str = '') -> Path:
