@@ -64,7 +64,7 @@ def run(paper: Paper) -> None:
             found = {'parameters': count(outcome.params), 'errors': outcome.errors,
                      'training_loss': _last_epoch_loss(folder, outcome.step),
                      'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds}
-            figures.training_curve(folder / 'metrics.jsonl', folder / 'curve.png')
+            figures.training_curve(folder / 'metrics.jsonl', validation.name.split()[-1], folder / 'curve.png')
             weights = jax.device_get(outcome.params[paper.first_layer]['kernel'])
             kernels.draw(weights, getattr(chosen.model, 'groups', 1), f'Kernels of {paper.first_layer}',
                          [f'{paper.name} {FLAGS.experiment}, step {outcome.step}', f'trained on {train.name}'],

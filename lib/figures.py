@@ -37,12 +37,13 @@ def metrics(path: Path) -> list[dict[str, Any]]:
     return sorted(last.values(), key=lambda line: line['step'])
 
 
-def training_curve(metrics_path: Path, output_png: Path) -> None:
+def training_curve(metrics_path: Path, judged: str, output_png: Path) -> None:
     """Draws training loss, and error on training batches and at every evaluation with one crop, against epochs. Where
     the last error is small, what lies above five times it is cut off.
 
     Args:
       metrics_path: a metrics.jsonl; errors in %.
+      judged: what its evaluations of the validation split were on, for it may be a test set.
       output_png: the picture, 1600 x 640 pixels.
     """
     lines = metrics(metrics_path)
@@ -65,7 +66,7 @@ def training_curve(metrics_path: Path, output_png: Path) -> None:
             values = np.array([line[key] for line in passes], float)
             right.plot([line['epoch'] for line in passes], values, dash, color=colour, linewidth=1.8,
                        marker='o' if len(values) < 30 else None, markersize=3.5)
-            name = 'validation' if split == 'validation' else 'whole training set'
+            name = judged if split == 'validation' else 'whole training set'
             ends += [(values[-1], f'{name}, {report.METRICS[key]}', colour)] if len(values) else []
     left.set_title('Training loss', loc='left')
     right.set_title('Error, %', loc='left')

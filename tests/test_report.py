@@ -418,7 +418,7 @@ def test_the_training_curve_is_drawn_from_any_metrics(tmp_path):
                'top1': 80 - i, 'top5': 40 - i} for i in (10, 20, 30)]
     for name, chosen in (('whole', lines), ('started', lines[:1]), ('empty', []),
                          ('diverged', [lines[0] | {'loss': None, 'error': math.nan}, lines[-1] | {'top1': None}])):
-        figures.training_curve(write_lines(tmp_path / 'metrics.jsonl', *chosen), tmp_path / f'{name}.png')
+        figures.training_curve(write_lines(tmp_path / 'metrics.jsonl', *chosen), 'test', tmp_path / f'{name}.png')
         assert image.imread(tmp_path / f'{name}.png').shape[:2] == (640, 1600)
 
 
@@ -428,6 +428,16 @@ def test_a_comparison_is_drawn_whether_or_not_its_arms_arrive(tmp_path):
         figures.comparison(COMPARED | {'arms': arms}, (), tmp_path / 'curve.png')
         pictures.append(image.imread(tmp_path / 'curve.png'))
     assert pictures[0].shape == pictures[1].shape == (832, 1120, 4)
+    assert (pictures[0] != pictures[1]).any()
+
+
+def test_a_curve_names_what_its_errors_are_of(tmp_path):
+    line = {'kind': 'evaluation', 'step': 1, 'epoch': 1, 'split': 'validation', 'protocol': 'centre', 'top1': 8.0,
+            'top5': 4.0}
+    pictures = []
+    for judged in ('test', 'train[4000:]'):
+        figures.training_curve(write_lines(tmp_path / 'metrics.jsonl', line), judged, tmp_path / 'curve.png')
+        pictures.append(image.imread(tmp_path / 'curve.png'))
     assert (pictures[0] != pictures[1]).any()
 
 
