@@ -1,12 +1,12 @@
 """Error without training: of a network that a run left or others published, or of several averaged."""
 import hashlib
-import json
 import re
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from rich.progress import track
 
@@ -16,7 +16,7 @@ from lib import evaluate, report, trained
 from lib import mesh as meshes
 from lib.data import sources, statistics
 from lib.data.sources import Split
-from lib.experiment import in_words, require
+from lib.experiment import Data, in_words, require
 from lib.paper import Paper
 from lib.results import write
 from lib.task import count
@@ -37,11 +37,17 @@ def single(paper: Paper) -> None:
         folder = workdir.path(FLAGS.workdir, f'{paper.name}-{Path(FLAGS.weights).stem}')
     else:
         network = trained.from_workdir(paper, FLAGS.workdir)
-        words = re.sub(r'[^\w.=-]+', '-', '-'.join([f'step-{network.step}', *FLAGS.set]))
-        if len(words) > LONGEST:
-            words = f'{words[:LONGEST - 9]}-{hashlib.sha256(words.encode()).hexdigest()[:8]}'
-        folder = trained.run_folder(FLAGS.workdir) / 'evaluation' / words
+        folder = trained.run_folder(FLAGS.workdir) / 'evaluation' / folder_name(network.step, FLAGS.set)
     _run(paper, [network], network.name, folder, mesh)
+
+
+def folder_name(step: int, assignments: Sequence[str]) -> str:
+    """Of the evaluation of a step of a run with these assignments of --set: another one for others."""
+    given = '-'.join([f'step-{step}', *assignments])
+    words = re.sub(r'[^\w.=-]+', '-', given)
+    if words == given and len(words) <= LONGEST:
+        return words
+    return f'{words[:LONGEST - 9]}-{hashlib.sha256(given.encode()).hexdigest()[:8]}'
 
 
 def ensemble(paper: Paper) -> None:
@@ -69,18 +75,20 @@ def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path, mes
     identity = trained.identity(paper, name, FLAGS.set, first, None) | {
         'networks': [network.origin for network in networks]}
     workdir.claim(folder, identity)
-    (folder / 'experiment.json').write_text(json.dumps(identity, indent=1))
+    workdir.describe(folder, identity)
     for network in networks:
         say(f'Network: {network.origin}')
-    splits: dict[object, Split] = {}
+    splits: dict[Data, Split] = {}
     for network in networks:
         if network.experiment.data not in splits:
             splits[network.experiment.data] = sources.load_one(network.experiment.data, first.evaluation.split,
                                                                FLAGS.data_dir, CACHE)
     split = splits[first.data]
-    for other in splits.values():
-        require(other.name == split.name, f'The networks are judged on different data, {split.name} and {other.name}: '
-                                          'give them one with --set data.source=NAME.')
+    for data, other in splits.items():
+        same = (data.source, other.name) == (first.data.source, split.name)
+        require(same and np.array_equal(other.labels, split.labels),
+                f'The networks are judged on different data, {split.name} of {first.data.source} and {other.name} of '
+                f'{data.source}: give them one with --set data.source=NAME.')
     for network in networks:
         trained.require_same_classes(network, split)
         statistics.require_fits(network.statistics, splits[network.experiment.data])

@@ -1,9 +1,8 @@
 """Training from the command line: a run, or the runs of a comparison, reported beside the paper's tables."""
 import contextlib
 import functools
-import json
-import os
 import signal
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -37,8 +36,9 @@ def run(paper: Paper) -> None:
     arms = comparison.chosen(chosen, FLAGS.arms) if isinstance(chosen, Comparison) else {}
     by_arms = set.intersection(*(set(dict(arm.changes)) for arm in chosen.arms)) if arms else set()
     given = {assignment.partition('=')[0].strip() for assignment in FLAGS.set}
-    require(not given & by_arms, f'--set {", ".join(sorted(given & by_arms))}: every arm of {FLAGS.experiment} has its '
-                                 f'own; name one with --experiment={FLAGS.experiment}/ARM.')
+    own = given & {path for arm in arms.values() for path, _ in arm.changes}
+    require(not own, f'--set {", ".join(sorted(own))}: arms of {FLAGS.experiment} have their own; name one with '
+                     f'--experiment={FLAGS.experiment}/ARM, or others with --arms.')
     differences = diff(first, _first(paper.experiments[first.published]))
     differences = {path: change for path, change in differences.items() if path not in by_arms}
     if FLAGS.init_from and not first.starts_from:
@@ -54,7 +54,7 @@ def run(paper: Paper) -> None:
     start = _start(paper, chosen) if FLAGS.init_from and not undamaged(folder / 'checkpoints') else None
     say(f'Output goes to {folder}')
     train, validation, facts = _data(first.data)
-    _describe(folder, identity, train, facts)
+    _describe(folder, identity, train, validation, facts)
     with _stop_on_signal() as stop:
         if isinstance(chosen, Comparison):
             found = comparison.run(chosen, arms, folder, functools.partial(_train_arm, paper, mesh, stop),
@@ -92,8 +92,8 @@ def _train_arm(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], 
     own = paper.choose(name, FLAGS.set)     # of a race `experiment` may have fewer epochs
     identity = trained.identity(paper, name, FLAGS.set, own, None)
     workdir.claim(folder, identity)
-    train, _, facts = _data(own.data)
-    _describe(folder, identity, train, facts)
+    train, validation, facts = _data(own.data)
+    _describe(folder, identity, train, validation, facts)
     return _train(paper, mesh, stop, experiment, folder)
 
 
@@ -114,11 +114,11 @@ def _data(data: Data) -> tuple[sources.Split, sources.Split, statistics.Statisti
     return train, validation, statistics.compute(train, data, CACHE)
 
 
-def _describe(folder: Path, identity: dict[str, Any], train: sources.Split, facts: statistics.Statistics) -> None:
-    """Writes what the commands need that look at the network in a folder."""
-    partial = folder / 'experiment.json.partial'
-    partial.write_text(json.dumps(identity | {'classes': train.class_names}, indent=1))
-    os.replace(partial, folder / 'experiment.json')
+def _describe(folder: Path, identity: dict[str, Any], train: sources.Split, validation: sources.Split,
+              facts: statistics.Statistics) -> None:
+    """Writes what the commands need that look at the network in a folder, and by what data a run is known."""
+    data = [[split.name, len(split), zlib.crc32(split.labels)] for split in (train, validation)]
+    workdir.describe(folder, identity | {'classes': train.class_names, 'data': data})
     statistics.save(folder / 'statistics.npz', facts)
 
 
@@ -127,6 +127,10 @@ def _start(paper: Paper, experiment: Experiment) -> Params:
     source = trained.find(paper, FLAGS.init_from)
     start, new, left = trained.beginning(source, paper.build(experiment), experiment)
     say(f'Starts from {source.origin}')
+    before, now = (getattr(one.model, 'dropout', None) for one in (source.experiment, experiment))
+    if before != now:
+        say(f'  its dropout was {before} and is {now} here: a test scales what dropout puts out by 1 - dropout, so the '
+            'network begins as another function')
     say(f'  taken: {", ".join(start)}; new: {", ".join(new) or "none"}; left out: {", ".join(left) or "none"}')
     return start
 

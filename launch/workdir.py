@@ -69,6 +69,29 @@ def check(workdir: Path, identity: dict[str, Any]) -> None:
         raise UsageError(f'{workdir} holds another experiment, with {", ".join(others)}: choose another --workdir.')
 
 
+def describe(workdir: Path, about: dict[str, Any]) -> None:
+    """Writes experiment.json, at once or not at all.
+
+    Raises:
+      UsageError: if the run that is there was on other data, or the file cannot be written.
+    """
+    path, partial = workdir / 'experiment.json', workdir / 'experiment.json.partial'
+    try:
+        before = json.loads(path.read_text()) if path.exists() else {}
+        if 'data' in before and before['data'] != about.get('data'):
+            raise UsageError(f'{workdir} holds a run on other data, {_splits(before)}; now it is {_splits(about)}, or '
+                             'has other labels: choose another --workdir.')
+        partial.write_text(json.dumps(about, indent=1))
+        os.replace(partial, path)
+    except OSError as error:
+        raise UsageError(f'{path} cannot be written ({error.strerror}): make room there, or choose another '
+                         '--workdir.') from error
+
+
+def _splits(about: dict[str, Any]) -> str:
+    return ' and '.join(f'{name} ({examples:,} images)' for name, examples, _ in about['data'])
+
+
 def hold(workdir: Path) -> None:
     """Keeps other processes from writing to the workdir until this one ends."""
     folder = os.open(workdir, os.O_RDONLY)

@@ -69,6 +69,10 @@ class Data:
                 f'data.crop_scales={list(self.crop_scales)} must be two positive numbers, the smaller first.')
         require(min(self.train_per_class or 1, self.validation_per_class or 1) >= 1,
                 'data.train_per_class and data.validation_per_class must be at least 1, or none.')
+        require(self.fold >= 0, f'data.fold={self.fold} must not be negative.')
+        require(self.affine is None or min(self.affine) >= 0 and max(self.affine[1:3]) < 1,
+                f'data.affine={self.affine and list(self.affine)} must not be negative, and its change of scale and '
+                'squeeze are parts of 1, below it.')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,8 @@ class Optimizer:
                 'optimizer.update_batch change: set it to 1, or those to none.')
         require(self.schedule != 'listed' or bool(self.rates) and self.rates[0][0] == 0,
                 'optimizer.rates must begin with the multiple for epoch 0, as in [(0,1),(30,0.1)].')
+        require(list(self.rates) == sorted(self.rates, key=lambda rate: rate[0]),
+                'optimizer.rates must be in the order of their epochs, as in [(0,1),(30,0.1)].')
         require(self.damping > 0, f'optimizer.damping={self.damping} must be positive.')
         require(self.max_filter_rms is None or self.max_filter_rms > 0,
                 f'optimizer.max_filter_rms={self.max_filter_rms} must be positive, or none.')
@@ -353,7 +359,7 @@ def _readings(text: str) -> list[Any]:
     words = {'true': True, 'false': False, 'none': None}
     try:
         readings.insert(0, words[text.lower()] if text.lower() in words else ast.literal_eval(text))
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         pass
     return readings
 

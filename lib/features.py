@@ -49,6 +49,8 @@ def measure(activations: Callable, layer: str, params, statistics: Statistics, d
     """
     for split in (train, judged):
         require_fits(statistics, split)
+    require(len(np.unique(train.labels)) > 1, f'{train.name} has images of one class only, from which nothing can be '
+                                              'told apart: choose more with data.train_split.')
     smallest = np.unique(train.labels, return_counts=True)[1].min()
     require(smallest >= 2, f'A class of {train.name} has only one image, and some of them have to choose C: set '
                            'data.train_per_class to at least 2.')

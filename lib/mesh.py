@@ -24,6 +24,8 @@ def parse(text: str) -> tuple[int, int]:
     if not re.fullmatch(r'(data|model):[1-9]\d*(,(data|model):[1-9]\d*)?', text):
         raise UsageError(f'--mesh={text} is not of the form data:N,model:M, as in --mesh=data:1,model:2.')
     sizes = dict(part.split(':') for part in text.split(','))
+    if len(sizes) <= text.count(','):
+        raise UsageError(f'--mesh={text} names an axis twice: write data:N,model:M.')
     return int(sizes.get('data', 1)), int(sizes.get('model', 1))
 
 

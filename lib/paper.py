@@ -70,8 +70,7 @@ class Paper:
         if not isinstance(chosen, Comparison):
             require(not label, f'{name} is no comparison and has no arm {label!r}.')
             return override(chosen, assignments)
-        chosen = dataclasses.replace(chosen, base=override(chosen.base, assignments))
         if not label:
-            return chosen
+            return dataclasses.replace(chosen, base=override(chosen.base, assignments))
         require(label in chosen.labelled, f'{name} has no arm {label!r}. The arms are: {", ".join(chosen.labelled)}.')
-        return chosen.experiment(chosen.labelled[label])
+        return override(chosen.experiment(chosen.labelled[label]), assignments)

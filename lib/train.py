@@ -228,6 +228,10 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
                          f'optimizer.accumulation_steps={experiment.optimizer.accumulation_steps} parts of batch_size='
                          f'{experiment.batch_size}: make one of them smaller.')
     require_possible(task, experiment.data, experiment.evaluation)
+    layers = jax.eval_shape(task.init, jax.random.key(0))
+    for field in ('layer_weight_decay', 'layer_learning_rate'):
+        unknown = [layer for layer, _ in getattr(experiment.optimizer, field) if layer not in layers]
+        require(not unknown, f'optimizer.{field} names {", ".join(unknown)}; the layers are: {", ".join(layers)}.')
     labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
     if labels > outputs:
         raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '

@@ -82,7 +82,8 @@ def from_workdir(paper: Paper, workdir: str | Path) -> Trained:
 def run_folder(workdir: str | Path) -> Path:
     """The folder of a run, given that or the folder of one of its steps."""
     given = Path(workdir).expanduser().absolute()
-    return given.parent.parent if given.parent.name == 'checkpoints' else given
+    of_step = given.parent.name == 'checkpoints' and given.name.isdigit() and not (given / 'experiment.json').exists()
+    return given.parent.parent if of_step else given
 
 
 def from_weights(paper: Paper, file: str | Path) -> Trained:

@@ -238,7 +238,7 @@ def test_mesh_that_does_not_divide_the_groups_is_refused():
         jax.eval_shape(task.predict, shapes(small(PAPER)), jax.ShapeDtypeStruct((4, 64, 64, 3), jnp.float32))
 
 
-@pytest.mark.parametrize('text', ['model', 'data:0', 'data:1;model:2', 'rows:2', 'data:-1'])
+@pytest.mark.parametrize('text', ['model', 'data:0', 'data:1;model:2', 'rows:2', 'data:-1', 'data:2,data:4'])
 def test_malformed_mesh_is_refused(text):
     with pytest.raises(UsageError, match='data:N,model:M'):
         meshes.parse(text)

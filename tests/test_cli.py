@@ -1,5 +1,6 @@
 """The command line as a user types it: what it prints, its exit codes, and that it overwrites nothing."""
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -68,6 +69,16 @@ def test_a_workdir_of_another_experiment_or_of_other_files_is_left_alone(tmp_pat
     (run / 'experiment.json').write_text('{"paper"')
     with pytest.raises(UsageError, match='is damaged'):
         workdir.check(run, ours)
+    shutil.rmtree(run)
+    run.mkdir()
+    data = [['birds 1.0 train', 12, 7], ['birds 1.0 test', 3, 8]]
+    workdir.describe(run, ours | {'data': data})
+    workdir.describe(run, ours | {'data': data})
+    assert json.loads((run / 'experiment.json').read_text())['data'] == data
+    with pytest.raises(UsageError, match=r'on other data, birds 1.0 train \(12 images\).*now it is birds 1.1 train'):
+        workdir.describe(run, ours | {'data': [['birds 1.1 train', 12, 7], data[1]]})
+    with pytest.raises(UsageError, match='has other labels'):
+        workdir.describe(run, ours | {'data': [['birds 1.0 train', 12, 6], data[1]]})
     (tmp_path / 'thesis').mkdir()
     (tmp_path / 'thesis' / 'chapter1.tex').write_text('text')
     with pytest.raises(UsageError, match='holds other files'):

@@ -51,8 +51,9 @@ def test_no_arm_is_none_of_them():
 @pytest.mark.parametrize('flags, sentence', [
     (('--experiment=no_lrn', '--arms=tanh'), 'no_lrn has no arms'),
     (('--eval_only', '--arms=tanh', '--workdir=/nowhere'), '--arms is for training'),
-    (('--experiment=figure1', '--set', 'optimizer.learning_rate=1'), 'every arm of figure1 has its own; name one with '
-                                                                     '--experiment=figure1/ARM')])
+    (('--experiment=figure1', '--set', 'optimizer.learning_rate=1'), 'arms of figure1 have their own; name one with '
+                                                                     '--experiment=figure1/ARM'),
+    (('--experiment=cifar_paired', '--set', 'model.activation=relu'), 'model.activation: arms of cifar_paired have')])
 def test_flags_that_arms_do_not_go_with_are_refused(flags, sentence, tmp_path):
     done = launch(*flags, cache=tmp_path)
     assert done.returncode == 2 and sentence in done.stderr and done.stderr.count('\n') == 1
@@ -69,6 +70,7 @@ def test_an_arm_is_an_experiment_by_name():
     assert PAPER.choose('cifar_paired/tanh', []) == PAIRED.experiment(PAIRED.labelled['tanh'])
     assert PAPER.choose('cifar_paired/tanh', ['epochs=2']).epochs == 2
     assert PAPER.choose('figure1/tanh-0.04', []).optimizer.learning_rate == 0.04
+    assert PAPER.choose('figure1/tanh-0.04', ['optimizer.learning_rate=0.5']).optimizer.learning_rate == 0.5
     assert PAPER.choose('cifar_paired', []) == PAIRED
 
 

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from safetensors.numpy import save_file
 
+from launch import evaluation
 from launch.alexnet import PAPER
 from lib import checkpoint, trained
 from lib.data import augment, sources
@@ -58,6 +59,21 @@ def test_a_run_is_evaluated_again_without_touching_its_results(runs):
     assert done.returncode == 0 and 'ten crops averaged' in done.stdout, done.stderr
     assert [error['protocol'] for error in results(runs / '0' / 'evaluation' / 'step-2-evaluation.crops=ten')[
         'errors']] == ['ten', 'centre']
+
+
+def test_evaluations_of_other_parts_have_folders_of_their_own():
+    names = [evaluation.folder_name(2, [f'data.validation_split=train{part}'])
+             for part in ('[:4000]', '[4000:]', '-4000-', f'[:{"0" * 99}]')]
+    assert len(set(names)) == 4 and max(map(len, names)) <= 100
+    assert evaluation.folder_name(2, ['evaluation.crops=ten']) == 'step-2-evaluation.crops=ten'
+
+
+def test_a_run_in_a_folder_called_checkpoints_is_found(tmp_path):
+    assert trained.run_folder(tmp_path / 'checkpoints' / 'alexnet') == tmp_path / 'checkpoints' / 'alexnet'
+    assert trained.run_folder(tmp_path / 'run' / 'checkpoints' / '00000002') == tmp_path / 'run'
+    (tmp_path / 'checkpoints' / '7').mkdir(parents=True)
+    (tmp_path / 'checkpoints' / '7' / 'experiment.json').touch()
+    assert trained.run_folder(tmp_path / 'checkpoints' / '7') == tmp_path / 'checkpoints' / '7'
 
 
 def test_an_ensemble_averages_the_probabilities_of_its_networks(runs):

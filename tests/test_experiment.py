@@ -47,6 +47,7 @@ def test_override_sets_the_field_with_its_type(assignment, path, expected):
     ('model.groups=3', r'must divide each of model.widths'), ('model.widths=[96]', 'five positive numbers'),
     ('evaluation.examples=0', 'at least 1'), ('evaluation.batch_size=0', 'at least 1'),
     ('data.pixel_scale=0', 'positive'),
+    ('optimizer.rates=[(30,0.1),(0,1)]', 'in the order of their epochs'), ('batch_size={[]:1}', 'a whole number'),
     ('epochs', 'has no value')])
 def test_override_refuses_in_one_sentence(assignment, message):
     with pytest.raises(UsageError, match=message):

@@ -171,6 +171,9 @@ def test_a_data_set_of_the_same_name_but_other_content_is_decoded_anew(tmp_path)
     ({'source': 'other'}, ['other is not prepared in', 'requirements-prepare.txt', '`tfds build other --data_dir=',
                            '--file_format=array_record`']),
     ({'source': 'toy:2.0.0'}, ['toy:2.0.0 is not prepared in']),
+    ({'source': 'files:/photos'}, ['after a colon comes a version', 'folder:PATH']),
+    ({'fold': -1}, ['data.fold=-1']),
+    ({'affine': (2.0, 10.0, 0.0, 0.0)}, ['data.affine=[2.0, 10.0, 0.0, 0.0]']),
     ({'source': 'imagenet2012'}, ['--manual_dir=DIR`', 'ILSVRC2012_img_train.tar'])])
 def test_a_mistake_is_answered_by_one_sentence_before_anything_is_decoded(shuffled, tmp_path, changes, words):
     with pytest.raises(UsageError) as error:
@@ -320,13 +323,15 @@ def test_a_moved_folder_is_not_decoded_again(tmp_path, capsys):
     np.testing.assert_array_equal(again.labels, first.labels)
 
 
-@pytest.mark.parametrize('change', ['size', 'name', 'class', 'more'])
+@pytest.mark.parametrize('change', ['size', 'time', 'name', 'class', 'more'])
 def test_changed_files_are_decoded_again(tmp_path, capsys, change):
     splits = {'resize': 8, 'validation_split': 'train'}
     source, path = folder(tmp_path / 'few', *FEW), tmp_path / 'few/train/a/1.jpeg'
     load(None, tmp_path, source, **splits)
     if change == 'size':
         path.write_bytes(encode(np.random.default_rng(0).integers(0, 256, (9, 9, 3), dtype=np.uint8), 'JPEG'))
+    elif change == 'time':          # as many bytes as before: who knows which
+        path.write_bytes(path.read_bytes())
     elif change == 'name':
         path.rename(path.with_name('5.jpeg'))
     elif change == 'class':
@@ -337,7 +342,7 @@ def test_changed_files_are_decoded_again(tmp_path, capsys, change):
     assert capsys.readouterr().err.count('Decoding') == 2
     expected = {'class': [(0, 0), (1, 3), (2, 1)], 'name': [(0, 1), (1, 0), (2, 2)],
                 'more': [(0, 1), (1, 0), (1, 0), (2, 2)]}
-    assert change == 'size' or pairs(train) == expected[change]
+    assert change in ('size', 'time') or pairs(train) == expected[change]
 
 
 def test_a_class_that_another_split_adds_changes_labels_without_decoding(tmp_path, capsys):
@@ -422,6 +427,32 @@ def test_an_unreadable_file_is_named_by_its_path(tmp_path, damage, words):
         load(None, tmp_path, source, resize=8, validation_split='train')
 
 
+def test_images_drawn_by_class_have_to_fit_into_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr(sources, 'MEMORY', 9 * 8 * 8 * 3 - 1)
+    with pytest.raises(UsageError, match='The 9 images of data.train_split, 3 of each class, fold 0 would be copied'):
+        sources.load(caltech(tmp_path), None, tmp_path)
+
+
+def test_sixteen_bits_are_refused_and_not_cut_off(tmp_path):
+    (tmp_path / 'xray' / 'a').mkdir(parents=True)
+    Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / 'xray' / 'a' / '0.png')
+    with pytest.raises(UsageError, match='0.png has more than 8 bits a value'):
+        load(None, tmp_path, f'folder:{tmp_path}/xray', train_split='all', validation_split='all', resize=8)
+
+
+@pytest.mark.parametrize('change, words', [('cut off', 'cannot be read'), ('text', 'its labels are no classes')])
+def test_a_data_set_that_is_none_of_classes_is_refused(tmp_path, change, words):
+    prepare(tmp_path, 'toy', {'train': [{'image': grey(1), 'label': 0}]}, (4, 4, 3))
+    if change == 'cut off':
+        (tmp_path / 'toy' / '1.0.0' / 'dataset_info.json').write_text('{"name":')
+    else:
+        features = tfds.features.FeaturesDict({'image': tfds.features.Image(shape=(4, 4, 3)),
+                                               'label': tfds.features.Text()})
+        features.save_config(tmp_path / 'toy' / '1.0.0')
+    with pytest.raises(UsageError, match=words):
+        load(tmp_path, tmp_path, validation_split='train')
+
+
 def test_a_file_that_goes_away_while_decoding_is_named(tmp_path, monkeypatch):
     source, path = folder(tmp_path / 'few', *FEW), tmp_path / 'few/train/a/1.jpeg'
     pack = sources.packed.pack
@@ -503,6 +534,8 @@ def test_parts_and_other_splits_are_drawn_from_too(shuffled, tmp_path):
     assert values(validation) == ([0] if 1 in values(train) else [0, 1])
     train, validation = load(shuffled, tmp_path, validation_split='test', **part)
     assert (len(train), values(validation)) == (10, [99])
+    with pytest.raises(UsageError, match='data.validation_split=test and data.train_split=train.test share images'):
+        load(shuffled, tmp_path, train_split='train+test', validation_split='test', **part)
     data = Data('toy', 4, train_split='nothing', validation_split='train', **part)
     assert len(sources.load_one(data, 'validation', str(shuffled), tmp_path)) == 12
 

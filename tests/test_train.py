@@ -189,6 +189,13 @@ def test_more_labels_than_outputs_are_refused(tmp_path):
         train(tmp_path / 'run', narrow)
 
 
+@pytest.mark.parametrize('field', ['layer_weight_decay', 'layer_learning_rate'])
+def test_layers_that_are_not_there_are_named(tmp_path, field):
+    wrong = dataclasses.replace(EXPERIMENT, optimizer=Optimizer(0.1, **{field: (('con1', 0.0),)}))
+    with pytest.raises(UsageError, match=f'optimizer.{field} names con1; the layers are: conv1, '):
+        train(tmp_path / 'run', wrong)
+
+
 def test_two_devices_train_as_one(tmp_path):
     one, two = train(tmp_path / 'one'), train(tmp_path / 'two', mesh='data:2,model:2')
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), jax.device_get(one.params),

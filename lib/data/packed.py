@@ -103,10 +103,12 @@ def _area_means(values: np.ndarray, size: int) -> np.ndarray:
 def _decode_image(record: Record) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(record.image)) as image:
-            return np.asarray(image.convert('RGB'))
+            if image.mode[0] not in 'IF':
+                return np.asarray(image.convert('RGB'))
     except Exception as error:      # Pillow raises many kinds for a broken file, and all mean the same here
         raise UsageError(f'{record.name} is not a readable image ({error}): replace it, or prepare the data set '
                          'again.') from error
+    raise UsageError(f'{record.name} has more than 8 bits a value, of which most would be lost: bring it to 8 bits.')
 
 
 def _lock(journal: IO[str], name: str) -> None:

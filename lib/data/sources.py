@@ -20,6 +20,7 @@ from lib.experiment import Data, UsageError
 
 DIGITS_TRAIN = 1437                     # of 1,797; the other 360 are the validation split
 FOLDER = 'folder:'
+MEMORY = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')   # bytes of this machine
 IMAGES = ('.jpg', '.jpeg', '.png')
 # Of classes, where TFDS's files of names were not copied along with a data set.
 NAMES = {'cifar10': 'airplane automobile bird cat deer dog frog horse ship truck'.split()}
@@ -117,7 +118,11 @@ class _Prepared:
     def __init__(self, data: Data, data_dir: str | None, cache_dir: Path):
         import tensorflow_datasets as tfds  # half a second, and of no use to the digits
         directory = _directory(data.source, data_dir)
-        self.builder = tfds.builder_from_directory(directory)
+        try:
+            self.builder = tfds.builder_from_directory(directory)
+        except Exception as error:      # of many kinds, for files that are cut off
+            raise UsageError(f'The description of the data set in {directory} cannot be read ({error}): prepare it '
+                             'again.') from error
         self.name = f'{data.source.partition(":")[0]} {directory.name}'
         self.decoders = {'image': tfds.decode.SkipDecoding()}
         if 'array_record' not in {file_format.value for file_format in self.builder.info.available_file_formats()}:
@@ -129,6 +134,8 @@ class _Prepared:
         if not {'image', 'label'} <= set(features) or features['image'].np_dtype != np.uint8:
             raise UsageError(f'{self.name} cannot be used: it has no 8-bit images with labels, only '
                              f'{", ".join(features)}.')
+        if not isinstance(features['label'], tfds.features.ClassLabel):
+            raise UsageError(f'{self.name} cannot be used: its labels are no classes.')
         height, width, _ = features['image'].shape
         if data.resize is None and (height is None or height != width):
             raise UsageError(f'The images of {self.name} are not squares of one size: set what to bring them to, for '
@@ -205,7 +212,8 @@ class _Folder:
         with _readable(self.root), Console(stderr=True).status('Looking for changed images'):
             root = os.fsencode(self.root)
             for path in self._paths(split):
-                identity.update(b'%s\0%d\n' % (path, os.stat(os.path.join(root, path)).st_size))
+                about = os.stat(os.path.join(root, path))
+                identity.update(b'%s\0%d %d\n' % (path, about.st_size, about.st_mtime_ns))
         # The store's labels count the folders of this split: classes that others add do not change it.
         images, own = packed.pack(f'{self.name} {split}', self.sizes[split], lambda: self._reader(split), self.size,
                                   _store(self.cache_dir, f'{FOLDER}{split}', self, identity.hexdigest()), self.border)
@@ -324,6 +332,10 @@ def _read(opened: _Digits | _Prepared | _Folder, split: str) -> tuple[np.ndarray
 def _cut(images: np.ndarray, labels: np.ndarray, part: _Part, opened: _Digits | _Prepared | _Folder, data: Data,
          which: str) -> Split:
     at, words = _choose(labels, part, opened, data, which)
+    if isinstance(at, np.ndarray) and len(at) * images[0].nbytes > MEMORY:
+        raise UsageError(f'The {len(at):,} images of data.{which}_split{words} would be copied into memory, '
+                         f'{len(at) * images[0].nbytes / 1e9:.0f} GB: choose fewer of each class, or leave out '
+                         'data.train_per_class and data.validation_per_class.')
     images = images[at]
     if images.nbytes <= packed.IN_MEMORY:
         images = np.array(images)
@@ -339,6 +351,10 @@ def _choose(labels: np.ndarray, part: _Part, opened: _Digits | _Prepared | _Fold
     limited_first = getattr(data, f'{first}_per_class')
     wanted_first = getattr(data, f'{first}_split')
     shared = which != first and limited_first is not None and wanted_first.partition('[')[0] == part.split
+    joined, of_first = (_joined(opened, name.partition('[')[0]) for name in (part.split, wanted_first))
+    if which != first and limited_first is not None and not shared and set(joined) & set(of_first):
+        raise UsageError(f'data.{which}_split={part.wanted} and data.{first}_split={wanted_first} share images: name '
+                         'the same splits in both, of which images of each class are then drawn for each.')
     if limit is None and not shared:
         return slice(part.start, part.stop), ''
     order = np.random.Generator(np.random.PCG64(data.fold)).permutation(len(labels))
@@ -371,6 +387,9 @@ def _directory(source: str, data_dir: str | None) -> Path:
     """Where the newest version of a data set lies, or the one that 'name:version' asks for."""
     root = Path(data_dir or os.environ.get('TFDS_DATA_DIR') or '~/tensorflow_datasets').expanduser()
     name, _, version = source.partition(':')
+    if not re.fullmatch(r'(\d+\.\d+\.\d+)?', version):
+        raise UsageError(f'data.source={source}: after a colon comes a version, as in {name}:1.0.0; a folder is '
+                         f'{FOLDER}PATH.')
     found = [path.parent for path in (root / name).glob(f'{version or "*.*.*"}/dataset_info.json')
              if re.fullmatch(r'\d+\.\d+\.\d+', path.parent.name)]
     if not found:
