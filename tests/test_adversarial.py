@@ -73,6 +73,18 @@ def test_iterations_stay_within_epsilon_and_raise_the_loss_more_than_one_step(tm
     np.testing.assert_allclose(losses[0], -np.log(softmax(logits(pixels))[range(12), labels]).mean(), rtol=1e-4)
 
 
+def test_every_channel_has_room_of_its_own(tmp_path):
+    """One long step that is brought back into epsilon and the range of pixels is the fast gradient's."""
+    pixels = np.random.default_rng(0).choice(np.float32([0, 10, 245, 255]), (3, 9, 9, 3))
+    asked, labels = request(tmp_path), np.arange(3)
+    once, = perturbation.attack(asked, 'fgsm', pixels, labels, [20 / 255])
+    long, = perturbation.attack(asked, 'iterative', pixels, labels, [20 / 255], step=25 / 255)
+    assert np.abs(once - pixels).max() == 20
+    np.testing.assert_allclose(long, once, atol=1e-3)
+    found = perturbation.lbfgs(asked, pixels[0], 1, searches=1, iterations=3).pixels
+    assert np.abs(found - pixels[0]).any() and found.min() >= 0 and found.max() <= 255
+
+
 def test_random_signs_are_of_the_same_size_without_the_gradient(tmp_path):
     asked = request(tmp_path)
     pixels, labels = some(asked, 40)

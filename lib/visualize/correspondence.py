@@ -3,8 +3,8 @@
 
 With x the features of image i and x~ those with the part hidden, e_i = x - x~; the measure is the Hamming distance of
 sign(e_i) and sign(e_j), as a share of the features and in the mean over pairs of images. Less than with random places
-hidden means that the network treats the parts as corresponding. The positions that the paper used, on faces of dogs,
-are not public.
+hidden, here of the whole image and in the paper of the object, means that the network treats the parts as
+corresponding. The positions that the paper used, on faces of dogs, are not public.
 """
 import dataclasses
 import functools
@@ -209,8 +209,8 @@ def statement(numbers: Mapping[str, Any]) -> str:
     return (f'Share of features whose change differs in sign between two of {len(numbers["images"])} images when '
             f'{what} is hidden in both, and against it when random places are: {"; ".join(said)}. Less means a closer '
             f'correspondence, but squares at one place also change the same features, and random ones others. Zeiler '
-            f'and Fergus (Table 1), with eyes and noses of dogs, whose places are not public, have {published[0]} at '
-            f'their layer 5 and {published[1]} at layer 7.')
+            f'and Fergus (Table 1), with eyes and noses of dogs, whose places are not public, and random places of the '
+            f'dog, have {published[0]} at their layer 5 and {published[1]} at layer 7.')
 
 
 # ------------------------------------------------------------------------------------------------------- pictures

@@ -1,5 +1,5 @@
 """What excites a unit at several checkpoints of one training, brought down to the pixels (Zeiler and Fergus 2013,
-section 4 and Figure 4)."""
+section 4 and Figure 4). They search all training images, this the evaluation split unless told otherwise."""
 import dataclasses
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How far features move when an image is translated, scaled and rotated (Zeiler and Fergus 2013, section 4.1 and
+"""How far features move when an image is translated, scaled and rotated (Zeiler and Fergus 2013, section 4 and
 Figure 5)."""
 import dataclasses
 from collections.abc import Sequence
@@ -28,9 +28,9 @@ NEUTRAL = {'translation': 0, 'scale': 1, 'rotation': 0}
 @dataclasses.dataclass(frozen=True)
 class Options:
     first: str | None = None    # the earlier of two layers; none for the network's first. --layer is the later one
-    shift: float = 60           # largest vertical translation, in pixels of 224, up and down (Figure 5)
-    scale: float = 1.8          # largest (Figure 5)
-    rotation: float = 360       # largest, in degrees (Figure 5)
+    shift: float = 60           # largest vertical translation, in pixels of 224, up and down (Figure 5, from memory)
+    scale: float = 1.8          # largest (Figure 5, from memory)
+    rotation: float = 360       # largest, in degrees (Figure 5, from memory)
     steps: int = 25             # of each transformation
 
     def __post_init__(self):

@@ -1,7 +1,8 @@
 """cuda-convnet's CIFAR-10 networks, for the paper's claims on CIFAR-10: sections 3.1 (Figure 1) and 3.3.
 
-The paper does not specify its networks; these are the ones that their author published, layer by layer in the order of
-his definition files. He divides the scale of a normalisation by its window, so alpha is written as that quotient.
+The paper does not specify the network of section 3.1; for that of section 3.3 it names its author's files. These are
+the ones that he published, layer by layer in the order of his definition files. He divides the scale of a
+normalisation by its window, so alpha is written as that quotient.
 """
 import collections
 import dataclasses

@@ -216,7 +216,7 @@ AUTHORS_PAGE = Table(
     rows=(Row('NIN-ImageNet, iteration 450,000', (40.64,), 'imagenet', protocol='centre', parameters=7_595_176),),
     examples=50_000,
     train_examples=1_281_167,
-    epochs=22,
+    epochs=22.48,       # 450,000 steps of 64 images
 )
 
 QUARTER_WIDTH = Effects(

@@ -102,8 +102,9 @@ class VGG(nnx.Module):
 def _everywhere(layer: Linear, x: jax.Array, side: int) -> jax.Array:
     """A fully connected layer of maps with `side` pixels a side, applied at every place of larger ones: [n, h, w, c] to
     [n, h - side + 1, w - side + 1, outputs]."""
-    kernel, bias = layer.kernel[...].reshape(side, side, x.shape[-1], -1), layer.bias[...].astype(x.dtype)
-    return mesh.own_maps(layers.convolution(mesh.all_maps(x), kernel, 1, ((0, 0), (0, 0))) + bias)
+    kernel = layer.kernel[...].reshape(side, side, x.shape[-1], -1)
+    sums = layers.convolution(mesh.all_maps(x), kernel, 1, ((0, 0), (0, 0)))
+    return mesh.own_maps((sums + layer.bias[...]).astype(x.dtype))
 
 
 def build(experiment: Experiment) -> Task:

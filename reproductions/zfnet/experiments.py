@@ -98,7 +98,8 @@ IMGCLSMOB = (
     *ZFNET[6:])
 
 # The two networks that the paper compares, narrow and on small photographs: 7x7 at stride 2 at first, and 11x11 at
-# stride 4. In both the maps of layers 3 to 5 have 7x7 places. Initial weights and rates are ours.
+# stride 4. The second normalises before pooling, as Krizhevsky et al. do. In both the maps of layers 3 to 5 have 7x7
+# places. Initial weights and the drops of the rate are ours.
 NARROW = dict(conv1=48, conv2=64, conv3=96, conv4=96, conv5=64, fc6=256, fc7=256)
 FIRST_LAYERS = Comparison(
     summary='photographs at reduced width: 7x7 at stride 2 in the first layer against 11x11 at stride 4',
