@@ -52,7 +52,7 @@ class Table:
     rows: tuple[Row, ...]
     examples: int | None = None                         # in the split that was evaluated
     train_examples: int | None = None                   # in the training set
-    epochs: float | None = None                           # of the paper's training
+    epochs: float | None = None                         # of the paper's training
 
     def __post_init__(self) -> None:
         for row in self.rows:
