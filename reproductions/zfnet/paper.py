@@ -275,7 +275,7 @@ _KEPT = 'two steps in small, in which layers 1 to 7 do not move'
 SEEN = {
     'paper': 'counts, sizes, PyTorch, devices: see below',
     'krizhevsky': 'counts, sizes, PyTorch',
-    'first_layers': 'run to its end with two seeds',
+    'first_layers': 'run to its end',
     'conv_512_1024_512': 'counts, sizes; two steps in small',
     'imgclsmob': "weights in imgclsmob's form give torch's logits",
     'imgclsmob_b': "weights in imgclsmob's form give torch's logits",
