@@ -180,7 +180,7 @@ def test_both_arms_are_trained_and_judged_on_every_split(run):
                                              'data.color_noise': '0.1'}
     one, other = (checkpoint.read(folder / name / 'checkpoints' / '00000004') for name in ('published', 'pca_colour'))
     assert np.any(one['conv1']['kernel'] != other['conv1']['kernel'])
-    assert 'Every arm, by seed' in text and 'In small, on CIFAR-10' in text
+    assert 'Every arm, seed 0' in text and 'In small, on CIFAR-10' in text
 
 
 def test_the_same_command_trains_no_arm_again_and_another_one_only_the_new(run, place):
