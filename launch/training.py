@@ -46,7 +46,8 @@ def run(paper: Paper) -> None:
     folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}'.replace('/', '-'))
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
-    mesh, commit = meshes.make(FLAGS.mesh), workdir.commit()
+    mesh = meshes.make(FLAGS.mesh)
+    workdir.commit()            # now: a long training may end in a checkout that has gone on
     say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
     say('Differs from the published recipe in:' if differences else 'The recipe is as published.')
     for path, (published, ours) in differences.items():
@@ -71,8 +72,7 @@ def run(paper: Paper) -> None:
                          folder / 'kernels.png')
     data = {'name': train.name, 'validation_name': validation.name, 'train_examples': len(train),
             'validation_examples': len(validation)}
-    # The commit is that of the code which ran: a long training may end in a checkout that has gone on.
-    results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | {'commit': commit} | found
+    results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
     if isinstance(chosen, Comparison):
         figures.comparison(results, paper.tables, folder / 'curve.png')
     write(folder, results)

@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, one process at a time, and what results.json says of every run."""
 import datetime
 import fcntl
+import functools
 import json
 import os
 import platform
@@ -18,10 +19,10 @@ from jax.sharding import Mesh
 
 from launch.cli import FLAGS
 from lib.experiment import Experiment, UsageError
+from lib.optimizers import STRETCHED
 from lib.paper import Paper
 
 MAY_CHANGE = ('steps', 'epochs', 'checkpoint.keep', 'checkpoint.minutes')   # of a run that is continued
-READ_THE_LENGTH = ('cosine', 'square_root')     # schedules that stretch over all epochs
 
 
 def path(given: str | None, default: str) -> Path:
@@ -58,9 +59,9 @@ def check(workdir: Path, identity: dict[str, Any]) -> None:
         others = [f'{key} {theirs.get(key)}' for key in ('paper', 'experiment', 'init_from', 'networks')
                   if theirs.get(key) != identity.get(key)]
         mine, kept = identity['fields'], theirs['fields']
-        fixed = ('epochs',) if kept.get('optimizer.schedule') in READ_THE_LENGTH else ()
+        may_change = set(MAY_CHANGE) - ({'epochs'} if kept.get('optimizer.schedule') in STRETCHED else set())
         others = others or [f'{key}={kept.get(key)} (now {mine.get(key)})' for key in kept
-                            if (key not in MAY_CHANGE or key in fixed) and kept.get(key) != mine.get(key)]
+                            if key not in may_change and kept.get(key) != mine.get(key)]
     except FileNotFoundError as error:
         raise UsageError(f'{workdir} holds other files and no experiment: choose another --workdir.') from error
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -121,8 +122,10 @@ def about(paper: Paper, name: str, experiment: Experiment, differences: dict, da
     }
 
 
+@functools.cache
 def commit() -> str:
-    """The commit that this code is of, and whether it was changed since."""
+    """The commit that this code is of, and whether it was changed since, as it was when this was first asked: a checkout
+    may go on while a process runs."""
     def git(*words):
         here = Path(__file__).parent
         return subprocess.run(['git', *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()

@@ -8,6 +8,8 @@ import optax
 
 from lib.experiment import Experiment, Optimizer
 
+STRETCHED = ('cosine', 'square_root')       # schedules that reach over all epochs, however many there are
+
 
 def sgd(optimizer: Optimizer, learning_rate: float | jax.Array,
         curvature: dict | None = None) -> optax.GradientTransformation:
@@ -77,7 +79,7 @@ def learning_rate(experiment: Experiment, examples: int, step: int, errors: Sequ
     elif optimizer.schedule == 'listed':
         begun = [factor for epoch, factor in optimizer.rates if step >= experiment.steps_at(epoch, examples)]
         return optimizer.learning_rate * begun[-1]
-    elif optimizer.schedule in ('cosine', 'square_root'):
+    elif optimizer.schedule in STRETCHED:
         gone = step / experiment.steps_at(experiment.epochs, examples)
         left = (1 + math.cos(math.pi * gone)) / 2 if optimizer.schedule == 'cosine' else math.sqrt(1 - gone)
         return optimizer.learning_rate * left

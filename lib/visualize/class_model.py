@@ -20,7 +20,7 @@ from lib.data import augment
 from lib.experiment import require
 from lib.layers import at_least_float32
 from lib.visualize import GREY, MARGIN, Sheet, free
-from lib.visualize.perturbation import RANGE
+from lib.visualize.perturbation import RANGE, room
 from lib.visualize.request import Method, Request
 
 COUNT = 8
@@ -210,8 +210,8 @@ def _step(activations, layer, data, setting, params, statistics, mean, inside, b
     """(x after step `number`; before it, of each image the objective and the norm of its gradient). An image without a
     gradient stays as it is."""
     channels = x.shape[-1]
-    dark, bright = (mean, mean) if channels == 3 else (mean.min(-1, keepdims=True), mean.max(-1, keepdims=True))
-    x = jnp.clip(x, -dark, RANGE - bright)
+    dark, bright = room(mean, channels)
+    x = jnp.clip(x, -dark, bright)
 
     def objective(x):
         found = scores(activations(params, augment.centre(mean + x, statistics, data))[layer], units)

@@ -76,7 +76,7 @@ def attack(request: Request, kind: Kind, pixels: np.ndarray, classes: np.ndarray
     found = []
     for epsilon in epsilons:
         level, change = epsilon * RANGE, still
-        dark, bright = _room(pixels, grey)
+        dark, bright = room(pixels, grey)
         low, high = np.maximum(-level, -dark), np.minimum(level, bright)
         for _ in range(iterations(epsilon, step)):
             change = np.clip(change + step * RANGE * direction(change), low, high)
@@ -84,8 +84,8 @@ def attack(request: Request, kind: Kind, pixels: np.ndarray, classes: np.ndarray
     return found
 
 
-def _room(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
-    """How far each value of pixels [n, S, S, 3] is from 0 and from 255; of a change that all three share, the least."""
+def room(pixels: np.ndarray, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """How far each value of pixels [..., 3] is from 0 and from 255; of a change that all three share, the least."""
     if channels == 3:
         return pixels, RANGE - pixels
     return pixels.min(-1, keepdims=True), RANGE - pixels.max(-1, keepdims=True)
@@ -120,7 +120,7 @@ def lbfgs(request: Request, image: np.ndarray, target: int, searches: int, itera
     """
     pixels = np.asarray(image, np.float32)[None]
     shape, inside = (1, *pixels.shape[1:3], free.channels(request, pixels)), free.inside(request)
-    dark, bright = _room(pixels, shape[-1])
+    dark, bright = room(pixels, shape[-1])
     low, high = -dark * inside, bright * inside
     box = optimize.Bounds(*(np.broadcast_to(bound, shape).ravel() / RANGE for bound in (low, high)))
     repeats = 3 // shape[-1]            # a grey change is made in three channels
