@@ -124,8 +124,8 @@ def about(paper: Paper, name: str, experiment: Experiment, differences: dict, da
 
 @functools.cache
 def commit() -> str:
-    """The commit that this code is of, and whether it was changed since, as it was when this was first asked: a checkout
-    may go on while a process runs."""
+    """The commit that this code is of, and whether it was changed since, as it was when this was first asked: a
+    checkout may go on while a process runs."""
     def git(*words):
         here = Path(__file__).parent
         return subprocess.run(['git', *words], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
