@@ -174,19 +174,17 @@ def _race(results: dict[str, Any], output_png: Path) -> None:
     longest = max(point[0] for arm in results['arms'] for point in arm['curve'])
     figure, axes = plt.subplots(figsize=(7, 5.2), dpi=DPI, layout='constrained')
     halo = [patheffects.withStroke(linewidth=3, foreground='white')]
-    ends: list[tuple[float, float, str, str]] = []
     axes.axhline(target, color=GREY, linestyle=':', linewidth=1.3)
     for number, name in enumerate(names):
         colour, dash = COLOURS[number], DASHES[number]
         chosen = winners.get(name) or min((e for e in grid if e.name == name),
                                           key=lambda e: math.inf if e.lowest is None else e.lowest)
-        for arm in (arm for arm in results['arms'] if arm['name'] == name):
+        own = [arm for arm in results['arms'] if arm['name'] == name]
+        for arm in own:
             bold = arm['learning_rate'] == chosen.learning_rate
             epochs, percent = np.array(arm['curve'], float).T
             axes.plot(epochs, percent / 100, dash, color=colour, linewidth=2.2 if bold else 1,
                       alpha=1 if bold else 0.35, zorder=3 if bold else 2)
-            if not bold:
-                ends.append((percent[-1] / 100, epochs[-1], f'{arm["learning_rate"]:g}', colour))
         if chosen.reached is None:
             place, words = chosen.epochs, 'not in '
         else:
@@ -197,14 +195,10 @@ def _race(results: dict[str, Any], output_png: Path) -> None:
         axes.annotate(text, (place, target - 0.075 - 0.09 * (number % 2)), xytext=(-6 if late else 6, 0),
                       textcoords='offset points', ha='right' if late else 'left', va='center', color=colour,
                       path_effects=halo, zorder=4)
-    written: list[tuple[float, float]] = []
-    for error, epoch, words, colour in sorted(ends):
-        height = error - 0.022 if error < target else error + 0.004     # away from the dotted line
-        while any(abs(epoch - left) < 0.09 * longest and abs(height - low) < 0.022 for left, low in written):
-            height += 0.004
-        written.append((epoch, height))
-        axes.annotate(words, (epoch, height), xytext=(3, 0), textcoords='offset points', va='bottom', fontsize=7.5,
-                      color=colour, path_effects=halo, zorder=5)
+        others = sorted({arm['learning_rate'] for arm in own} - {chosen.learning_rate})
+        if others:
+            axes.annotate(f'thin: {name} at {", ".join(f"{rate:g}" for rate in others)}', (0.99, 0.97 - 0.055 * number),
+                          xycoords='axes fraction', ha='right', va='top', fontsize=9, color=colour)
     axes.set_xlim(0, longest * 1.08)
     axes.set_ylim(0, 0.75)
     axes.set_yticks([0, 0.25, 0.5, 0.75])
