@@ -107,13 +107,13 @@ def test_epochs_to_a_target_are_read_off_the_straight_line(curve, expected):
 
 def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
     """On two CPU devices, with Ctrl-C in the middle: it continues and ends as a run that was left alone."""
-    flags = [*TINY, '--mesh=data:1,model:2', '--set', 'epochs=4', '--set', 'checkpoint.keep=[1]']
+    flags = [*TINY, '--mesh=data:1,model:2', '--set', 'epochs=2', '--set', 'checkpoint.keep=[1]']
     whole = launch(*flags, f'--workdir={tmp_path}/whole', cache=cache)
     assert whole.returncode == 0, whole.stderr
     results = json.loads((tmp_path / 'whole' / 'results.json').read_text())
-    assert results['experiment'] == 'quickstart' and results['devices'] == 2 and results['steps'] == 180
+    assert results['experiment'] == 'quickstart' and results['devices'] == 2 and results['steps'] == 90
     assert {e['protocol']: e['seen'] for e in results['errors']} == {'ten': 20, 'centre': 20}
-    assert 'evaluation.examples' in results['overrides'] and results['differences']['epochs'] == [90, 4]
+    assert 'evaluation.examples' in results['overrides'] and results['differences']['epochs'] == [90, 2]
     assert 0.1 < results['peak_memory_gib'] < 4 and results['parameters'] > 0 and results['training_loss'] > 0
     assert 'Table 2' in whole.stdout and 'Other data' in whole.stdout
     for picture in ('curve.png', 'kernels.png'):
@@ -129,7 +129,7 @@ def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
     assert not (tmp_path / 'pieces' / 'results.json').exists()
     continued = launch(*flags, f'--workdir={tmp_path}/pieces', cache=cache)
     assert continued.returncode == 0 and 'Continuing at step' in continued.stdout, continued.stderr
-    one, other = (checkpoint.read(tmp_path / name / 'checkpoints' / '00000180') for name in ('whole', 'pieces'))
+    one, other = (checkpoint.read(tmp_path / name / 'checkpoints' / '00000090') for name in ('whole', 'pieces'))
     for layer in one:
         for kind in one[layer]:
             np.testing.assert_array_equal(one[layer][kind], other[layer][kind])
@@ -137,16 +137,18 @@ def test_a_run_writes_its_results_and_can_be_run_again(tmp_path, cache):
 
 def test_a_comparison_runs_its_arms_and_draws_them(tmp_path, cache):
     done = launch('--experiment=figure1', '--set', 'data.source=digits', '--set', 'data.validation_split=validation',
-                  '--set', 'data.resize=32', '--set', 'epochs=2', '--set', 'evaluation.stop_below=60',
+                  '--set', 'data.resize=32', '--set', 'data.train_split=train[:320]', '--set', 'batch_size=32',
+                  '--set', 'epochs=1', '--set', 'evaluation.stop_below=20',
                   f'--workdir={tmp_path}/run', cache=cache)
     assert done.returncode == 0, done.stderr
     results = json.loads((tmp_path / 'run' / 'results.json').read_text())
     assert [(arm['name'], arm['learning_rate']) for arm in results['arms']] == [
         ('relu', 0.02), ('relu', 0.04), ('relu', 0.01), ('tanh', 0.04), ('tanh', 0.02), ('tanh', 0.08)]
-    assert results['target'] == 60
+    assert results['target'] == 20
     for arm in results['arms']:
-        assert arm['seen'] == 1437 and arm['curve'][0][0] == 0
-        assert (arm['epochs_to'] is not None) == (arm['curve'][-1][1] < 60)
+        assert arm['seen'] == 320 and arm['curve'][0][0] == 0
+        assert (arm['epochs_to'] is not None) == (arm['curve'][-1][1] < 20)
+    assert {arm['epochs_to'] is None for arm in results['arms']} == {True, False}
     assert 'Figure 1' in done.stdout and (tmp_path / 'run' / 'curve.png').stat().st_size > 1000
 
 
