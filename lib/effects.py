@@ -83,6 +83,20 @@ def difference(results: dict[str, Any], effect: Effect, split: str) -> Differenc
     return paired(*(measured(results, arm, split) for arm in (effect.arm, effect.against)))
 
 
+def judged(results: dict[str, Any], effect: Effect, split: str) -> tuple[Difference, str] | None:
+    """The difference and what it says of the claim. A network that fits its training images less well lies less far
+    above them in any case, so that less overfitting is no finding where the error is greater."""
+    found = difference(results, effect, split)
+    if found is None:
+        return None
+    said = verdict(effect, found)
+    if effect.overfitting and said == 'holds':
+        error = difference(results, dataclasses.replace(effect, overfitting=False), split)
+        if error.sign == 'more':
+            said = 'undecided: nearer to the training error, but more error'
+    return found, said
+
+
 def paired(ours: Mapping[int, float], theirs: Mapping[int, float]) -> Difference | None:
     """Of the seeds, the keys, that both have; None if there are none."""
     both = sorted(ours.keys() & theirs.keys())
@@ -111,9 +125,9 @@ def verdict(effect: Effect, found: Difference) -> str:
     return 'undecided' + (leans > 0) * ', leans towards it' + (leans < 0) * ', leans against it'
 
 
-def tested(results: dict[str, Any], effects: Effects) -> Iterator[tuple[Effect, Difference]]:
-    """Every claim that the results speak to, with the difference on the comparison's own split."""
+def tested(results: dict[str, Any], effects: Effects) -> Iterator[tuple[Effect, Difference, str]]:
+    """Every claim that the results speak to, with the difference on the comparison's own split and what it says."""
     for effect in effects.rows:
-        found = difference(results, effect, next(iter(splits(results)), ''))
+        found = judged(results, effect, next(iter(splits(results)), ''))
         if found is not None:
-            yield effect, found
+            yield effect, *found

@@ -126,11 +126,11 @@ def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> N
         return
     figure, axes = plt.subplots(figsize=(9, 1.6 + 0.5 * len(found)), dpi=DPI, layout='constrained')
     widest = 1.15 * max(max(map(abs, (*one.each, one.mean - _finite(one.half), one.mean + _finite(one.half))))
-                        for _, one in found)
-    for row, (effect, one) in enumerate(found):
+                        for _, one, _ in found)
+    for row, (effect, one, said) in enumerate(found):
         if effect.sign is not None:
             axes.barh(row, widest * (1 if effect.sign == 'more' else -1), 0.8, color='#eef3ea')
-        colour = {'holds': GREEN, 'does not hold': ORANGE}.get(effects.verdict(effect, one), GREY)
+        colour = {'holds': GREEN, 'does not hold': ORANGE}.get(said, GREY)
         axes.plot([one.mean - _finite(one.half), one.mean + _finite(one.half)], [row, row], color=colour, linewidth=2.2)
         axes.plot(one.mean, row, 'D', color=colour, markersize=6)
         axes.plot(one.each, [row] * len(one.each), 'o', color=colour, alpha=0.45, markersize=4)
@@ -140,12 +140,12 @@ def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> N
         axes.set_xscale('symlog', linthresh=LINEAR)
         ticks = [tick for tick in (-50, -20, -10, -4, -2, -1, 0, 1, 2, 4, 10, 20, 50) if abs(tick) < widest]
         axes.set_xticks(ticks, labels=[f'{tick:+}' if tick else '0' for tick in ticks])
-    axes.set_yticks(range(len(found)), [textwrap.fill(effect.claim, 44) for effect, _ in found])
+    axes.set_yticks(range(len(found)), [textwrap.fill(effect.claim, 44) for effect, *_ in found])
     axes.set_xlim(-widest, widest)
     axes.set_ylim(len(found) - 0.5, -0.5)
     axes.set_xlabel('difference, percentage points of top-1 error' +
                     f'; logarithmic beyond {LINEAR} on either side' * wide)
-    marks = 'one seed' if all(len(one.each) == 1 for _, one in found) else \
+    marks = 'one seed' if all(len(one.each) == 1 for _, one, _ in found) else \
         'diamonds: means, dots: seeds, bars: 95 % intervals'
     figure.suptitle(f'{report.place(results, effects.splits(results)[0])}\n{marks}, shaded: the side that the paper '
                     'claims; the claim holds: green, does not: orange', fontsize=9, color=GREY)

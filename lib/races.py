@@ -102,18 +102,21 @@ def speed_up(results: dict[str, Any], race: Race) -> SpeedUp | None:
 
 
 def verdict(found: SpeedUp | None, race: Race) -> str:
-    """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, and 1 does not."""
+    """Whether the factor of the paper, rounded as it is, lies within the 95 % interval of the seeds, and 1 does not.
+    One seed has no interval: it decides nothing."""
     if found is None:
         return f'undecided: no seed with which {race.faster} and {race.slower} can be compared'
     low, high = found.factor - found.half, found.factor + found.half
     few = [what for what, count in (('seed', found.seeds), ('rate', found.rates)) if count == 1]
     lone = f' (one {" and one ".join(few)})' * bool(few)
+    holds, misses = ('undecided, leans towards it', 'undecided, leans against it') if found.seeds == 1 else \
+        ('holds', f'not {race.factor:g} times')
     if low > race.factor + 0.5:
-        return f'holds: more than {race.factor:g} times{lone}'
+        return f'{holds}: more than {race.factor:g} times{lone}'
     if high >= race.factor - 0.5:
-        return ('holds' if low > 1 else 'undecided') + lone
+        return (holds if low > 1 else 'undecided') + lone
     if found.bound:
         return 'undecided'
     which = f'{race.faster} is {"faster" if low > 1 else "slower"}' if low > 1 or high < 1 else \
         'undecided which is faster'
-    return f'not {race.factor:g} times; {which}{lone}'
+    return f'{misses}; {which}{lone}'

@@ -303,8 +303,9 @@ def _claims(folder: Path, paper: Paper) -> str:
 def _claim(row: Row, table: Table, paper: Paper, committed: Mapping[str, dict[str, Any]]) -> tuple[str, ...]:
     shown = [i for i, value in enumerate(row.values) if value is not None]
     theirs = ', '.join(f'{table.columns[i].name} {report.printed(row.values[i], table.columns[i], row)}' for i in shown)
+    theirs = (theirs or '-') + (f': {in_words(row.protocol)}' if row.protocol else '')
     if row.why:
-        return tuple(map(_escape, (row.name, theirs or '-', '', '', '', row.why)))
+        return tuple(map(_escape, (row.name, theirs, '', '', '', row.why)))
     runs = {name: [report.cell(results, table, row, i)[0] for i in shown] for name, results in committed.items()
             if report.concerns(results, row, {results['experiment']}) and not row.minus}
     ours = [f'[{name}](#{name}): ' + ', '.join(map(_escape, cells)) for name, cells in runs.items()
@@ -316,7 +317,7 @@ def _claim(row: Row, table: Table, paper: Paper, committed: Mapping[str, dict[st
     else:
         command = ' minus '.join(f'--experiment={name}' for name in names)
     images = sum(e.epochs for e in experiments) * (table.train_examples or 0) + row.pretraining
-    return (_escape(row.name), _escape(theirs or '-'), '; '.join(ours) or 'not run', f'`{command}`',
+    return (_escape(row.name), _escape(theirs), '; '.join(ours) or 'not run', f'`{command}`',
             f'{report.number(images / 1e6)} M' if images else '-',
             _escape('; '.join(paper.seen[name] for name in dict.fromkeys(row.members or (row.experiment,)))))
 

@@ -145,6 +145,8 @@ def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | No
     allowed, off = math.hypot(sampling, of_seeds) + 0.5 * 10**-column.decimals, abs(ours - printed)
     said = 'holds' if off <= allowed else 'lower' if ours < printed else 'missed'
     digits = max(1, column.decimals)
+    if len(each) == 1 and off > allowed:        # how much other seeds differ is not known
+        return f'undecided: {off:.{digits}f} off (one seed)'
     return f'{said}: {off:.{digits}f} off, {allowed:.{digits}f} allowed' + ' (one seed)' * (len(each) == 1)
 
 
@@ -264,7 +266,7 @@ def _race(results: dict[str, Any], race: Race) -> Sheet:
         ours.append(wins)
     found = races.speed_up(results, race)
     said = (f'{race.faster} and {race.slower} have no seed with which both can be compared' if found is None else
-            f'{race.slower} needs {found}{dagger} the epochs of {race.faster}, each at its best learning rate')
+            f'{race.slower} needs {found}{dagger} the epochs of {race.faster}, each at the best learning rate tried')
     each = found.each if found else ()
     by_seed = f' By seed: {", ".join(f"{ratio:.2f}" for ratio in each)}.' * (len(each) > 1)
     notes = [f'{said}; the paper: {race.claim}.{by_seed}', *reasons]
@@ -290,10 +292,11 @@ def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
     rows, unlike = [], effects_unlike(results, table)
     dagger = DAGGER * bool(unlike)
     for effect in table.rows:
-        found = effects.difference(results, effect, split)
-        if found is not None:
+        judged = effects.judged(results, effect, split)
+        if judged is not None:
+            found, said = judged
             rows.append((effect.claim, effect.paper, f'{found.ours:.2f}', f'{found.theirs:.2f}', f'{found}{dagger}',
-                         str(len(found.each)), '-' if unlike else effects.verdict(effect, found)))
+                         str(len(found.each)), '-' if unlike else said))
     header = ('change', 'paper', 'error %', 'against %', 'difference (95 %)', 'seeds', 'claim')
     notes = ["Differences are between runs of the same seed; the interval is that of Student's t over the seeds and "
              'says nothing of other images. Of a number for other data only the sign is tested.']
@@ -473,12 +476,12 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
         elif isinstance(table, Effects):
             if table.experiment == speaks_to and 'arms' in results:
                 unlike = effects_unlike(results, table)
-                for effect, found in effects.tested(results, table):
+                for effect, found, said in effects.tested(results, table):
                     yield Finding(f'{table.title}: {effect.claim}', effect.paper,
                                   f'{found.ours:.2f} against {found.theirs:.2f}: {found}{DAGGER * bool(unlike)}',
                                   place(results, effects.splits(results)[0]), number(results['arms'][0]['epochs']),
                                   len(found.each),
-                                  None if unlike else effects.verdict(effect, found), effect.sign is not None)
+                                  None if unlike else said, effect.sign is not None)
         elif 'arms' not in results:
             for row in table.rows:
                 for i, column in enumerate(table.columns):

@@ -82,8 +82,8 @@ def _profile(results):
             rows.append((row['name'], str(row['batch_size']), row['layer'] or 'between layers',
                          'backward' if row['backward'] else 'forward', f'{1000 * row["products"]:.1f}',
                          f'{1000 * row["others"]:.1f}', f'{100 * share:.0f} %'))
-    whole = {name: f'{name} {_ms(seconds["ours"])} ms, of {1000 * total[name]:,.1f} of which products have '
-                   f'{1000 * products[name]:,.1f}'
+    whole = {name: f'of {name} a pass takes {_ms(seconds["ours"])} ms, its operations together '
+                   f'{1000 * total[name]:,.1f}, products {1000 * products[name]:,.1f} of these'
              for name, seconds in ((row['name'], row['seconds']) for row in results['rows'])}
     return 'Where the time goes', header, rows, [
         'Products: matrix products and convolutions; others: everything else that carries the name of a layer. Pooling '

@@ -112,6 +112,18 @@ def test_overfitting_is_what_the_error_has_above_that_in_training():
     assert arms.rows[0][4] == '10.00, 11.00, -'
 
 
+@pytest.mark.parametrize('errors, said', [
+    ((25.0, 25.1, 24.9), 'undecided: nearer to the training error, but more error'), ((15.0, 15.1, 14.9), 'holds'),
+    ((20.0, 25.0, 18.0), 'holds')])
+def test_less_overfitting_with_more_error_is_no_finding(errors, said):
+    data = THREE['data'] | {'name': 'birds 1.0 train[:4000]'}
+    plain = [trained('plain', 20.0 + seed / 10, 10.0 + seed / 10, seed) for seed in range(3)]
+    norm = [trained('norm', error, error - 2 - seed / 10, seed) for seed, error in enumerate(errors)]
+    results = compared(*plain, *norm, data=data)
+    assert effects.judged(results, FITTED, 'validation')[1] == said
+    assert [one[2] for one in effects.tested(results, dataclasses.replace(TABLE, rows=(FITTED,)))] == [said]
+
+
 def test_findings_are_those_of_the_comparisons_own_split():
     found = [(f.claim, f.paper, f.ours, f.epochs, f.seeds, f.verdict) for f in report.findings(THREE, (TABLE,), 'pair')]
     assert [(f.judged, f.claimed) for f in report.findings(THREE, (TABLE,), 'pair')] == [

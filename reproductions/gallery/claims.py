@@ -4,9 +4,10 @@ Their networks are not those of this repository, so of their numbers only direct
 """
 from lib.looks import Look
 
-NOISE = 'more error: noise hardly misleads'
-OWN = "Szegedy et al., section 4.2: the gradient's signs instead of random ones, "
-OTHER = "Szegedy et al., section 4.2: signs of another network's gradient instead of random ones, "
+NOISE = 'more error than noise of the same size'
+SZEGEDY = "After Szegedy et al., section 4.2, with Goodfellow's method: "
+OWN = SZEGEDY + "the gradient's signs instead of random ones, "
+OTHER = SZEGEDY + "signs of another network's gradient instead of random ones, "
 LENET5, CIFAR = 'LeNet-5, epsilon 0.25', '80-second network, epsilon 0.06'
 
 LOOKS = (

@@ -112,7 +112,8 @@ def _averaged(models: int, crops: int, protocol: str, top5: float) -> Row:
 
 
 # Section 7. The seven models differ in how images are sampled, and one of them is wider; the paper does not say how
-# wide. Here they differ in their seeds. 144 crops are 48 distinct ones of the stored squares: see the README.
+# wide. Here they differ in their seeds, initial weights included, which the paper's shared by an oversight. 144 crops
+# are 48 distinct ones of the stored squares: see the README.
 TABLE_3 = Table(
     title='Table 3',
     data='ILSVRC-2012',         # whose images are those of 2014
