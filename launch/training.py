@@ -11,13 +11,13 @@ import jax
 
 from launch import comparison, workdir
 from launch.cli import CACHE, FLAGS, console, say
-from lib import evaluate, figures, report, trained
+from lib import evaluate, figures, report, seeds, trained
 from lib import mesh as meshes
 from lib.checkpoint import undamaged
 from lib.data import sources, statistics
-from lib.experiment import Comparison, Data, Experiment, change, diff, require
+from lib.experiment import Comparison, Data, Experiment, UsageError, change, diff, require
 from lib.paper import Paper
-from lib.results import write
+from lib.results import read, write
 from lib.task import Params, count
 from lib.train import Outcome, fit
 from lib.visualize import kernels
@@ -46,6 +46,7 @@ def run(paper: Paper) -> None:
     folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}'.replace('/', '-'))
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
+    earlier = read(folder / 'results.json') if arms and (folder / 'results.json').exists() else None
     mesh = meshes.make(FLAGS.mesh)
     workdir.commit()            # now: a long training may end in a checkout that has gone on
     say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
@@ -65,7 +66,7 @@ def run(paper: Paper) -> None:
             found = {'parameters': count(outcome.params), 'errors': outcome.errors,
                      'training_loss': _last_epoch_loss(folder, outcome.step),
                      'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds}
-            figures.training_curve(folder / 'metrics.jsonl', validation.name.split()[-1], folder / 'curve.png')
+            figures.training_curve(folder / 'metrics.jsonl', report.part(validation.name), folder / 'curve.png')
             weights = jax.device_get(outcome.params[paper.first_layer]['kernel'])
             kernels.draw(weights, getattr(chosen.model, 'groups', 1), f'Kernels of {paper.first_layer}',
                          [f'{paper.name} {FLAGS.experiment}, step {outcome.step}', f'trained on {train.name}'],
@@ -74,10 +75,32 @@ def run(paper: Paper) -> None:
             'validation_examples': len(validation)}
     results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
     if isinstance(chosen, Comparison):
-        figures.comparison(results, paper.tables, folder / 'curve.png')
+        results = _with_earlier(folder, results, earlier, chosen)
     write(folder, results)
+    if isinstance(chosen, Comparison):
+        figures.comparison(results, paper.tables, folder / 'curve.png')
     report.show(results, paper.tables, console, first.published, folder)
     say(report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables))
+
+
+def _with_earlier(folder: Path, results: dict[str, Any], earlier: dict[str, Any] | None,
+                  comparison: Comparison) -> dict[str, Any]:
+    """The results of a comparison with those arms that an earlier command trained in its workdir."""
+    def key(arm):
+        return arm['name'], arm['learning_rate']
+
+    ours = {key(arm) for arm in results['arms']}
+    arms = [arm for arm in earlier['arms'] if key(arm) not in ours] if earlier else []
+    if not arms:
+        return results
+    before = earlier | {'arms': arms, **{what: sum(arm[what] for arm in arms) for what in ('steps', 'seconds')}}
+    try:
+        both = seeds.together([before, results])
+    except UsageError as error:
+        say(f'{error} {folder}/results.json keeps the arms of this command only.')
+        return results
+    order = [(arm.name, comparison.experiment(arm).optimizer.learning_rate) for arm in comparison.arms]
+    return both | {'arms': sorted(both['arms'], key=lambda arm: order.index(key(arm)))}
 
 
 def _train(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], experiment: Experiment, folder: Path,
@@ -100,7 +123,11 @@ def _train_arm(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], 
 def _measure(paper: Paper, mesh: jax.sharding.Mesh, experiment: Experiment, outcome: Outcome,
              split: str) -> dict[str, Any]:
     """The errors of an arm on another split of its data."""
-    images = sources.load_one(change(experiment.data, 'validation_split', split), 'validation', FLAGS.data_dir, CACHE)
+    if split == experiment.data.train_split:
+        images = _data(experiment.data)[0]
+    else:
+        images = sources.load_one(change(experiment.data, 'validation_split', split), 'validation', FLAGS.data_dir,
+                                  CACHE)
     with jax.set_mesh(mesh):
         errors = evaluate.evaluate(paper.build(experiment), outcome.params, images, _data(experiment.data)[2],
                                    experiment.data, experiment.evaluation, mesh)
@@ -110,6 +137,7 @@ def _measure(paper: Paper, mesh: jax.sharding.Mesh, experiment: Experiment, outc
 @functools.cache
 def _data(data: Data) -> tuple[sources.Split, sources.Split, statistics.Statistics]:
     """Training and validation split, and what is known of the first."""
+    sources.require_held_out(data)
     train, validation = sources.load(data, FLAGS.data_dir, CACHE)
     return train, validation, statistics.compute(train, data, CACHE)
 

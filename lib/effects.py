@@ -67,7 +67,8 @@ def errors(results: dict[str, Any], arm: str, split: str | None) -> dict[int, fl
 
 def trained_on(results: dict[str, Any]) -> str | None:
     """The split of the training images, if the arms were measured on it."""
-    return next((split for split in splits(results) if results['data']['name'].endswith(f' {split}')), None)
+    name = results['data']['name'].partition(', ')[0]
+    return next((split for split in splits(results) if name.endswith(f' {split}')), None)
 
 
 def overfitting(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:

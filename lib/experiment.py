@@ -7,6 +7,7 @@ import ast
 import collections
 import dataclasses
 import difflib
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -236,7 +237,8 @@ class Comparison:
     counts, the one that first comes below that error. Without, every arm is trained to its end and has its own name.
 
     Raises:
-      UsageError: if two arms cannot be told apart.
+      UsageError: if two arms cannot be told apart, or one changes a field that is not there, or to what that does not
+        take.
     """
     summary: str
     source: str
@@ -246,7 +248,18 @@ class Comparison:
     in_training: bool = False               # and on the images that it was trained on
 
     def __post_init__(self):
+        for name, path, value in ((arm.name, *change) for arm in self.arms for change in arm.changes):
+            try:
+                hint = _hint(self.base, path)
+                _fit(value, hint)
+            except TypeError as error:
+                raise UsageError(f'{self.summary}: arm {name} has {path}={value!r}, which takes {describe(hint)}.') \
+                    from error
         require(len(self.labelled) == len(self.arms), f'{self.summary}: two of the arms have the same name.')
+        for place, arm in enumerate(self.arms):
+            for other in self.arms[:place]:
+                require(self.experiment(arm) != self.experiment(other),
+                        f'{self.summary}: the arms {other.name} and {arm.name} are the same experiment.')
 
     @property
     def labelled(self) -> dict[str, Arm]:
@@ -360,7 +373,8 @@ def _readings(text: str) -> list[Any]:
     try:
         readings.insert(0, words[text.lower()] if text.lower() in words else ast.literal_eval(text))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        pass
+        if re.fullmatch(r'\[[\w,\s]+\]', text):           # names without quotes
+            readings.append([name.strip() for name in text[1:-1].split(',')])
     return readings
 
 
@@ -382,7 +396,7 @@ def _fit(value: Any, hint: Any) -> Any:
             return tuple(_fit(item, argument) for item, argument in zip(value, arguments))
     elif hint is float and type(value) in (int, float):
         return float(value)
-    elif type(value) is hint:
+    elif type(value) is hint or dataclasses.is_dataclass(hint) and isinstance(value, hint):
         return value
     raise TypeError
 

@@ -67,10 +67,11 @@ def sheets(results: dict[str, Any], tables: Iterable[Table | Race | Effects], sp
         elif isinstance(table, Effects):
             if table.experiment in experiments and 'arms' in results:
                 in_training = effects.trained_on(results)
-                found += [_effects(results, table, split) for split in effects.splits(results)
-                          if split != in_training] + [_arms(results)]
+                found += [_effects(results, table, split) for split in effects.splits(results) if split != in_training]
         elif 'arms' not in results and any(concerns(results, row, experiments) for row in table.rows):
             found.append(_table(results, table, experiments))
+    if 'arms' in results and results['target'] is None:
+        found.append(_arms(results))
     return found
 
 
@@ -304,11 +305,21 @@ def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
                  (*unlike, *notes))
 
 
+def part(name: str) -> str:
+    """Of the name of a split, what it is of its data set: 'train[:40000]'."""
+    return name.partition(', ')[0].split()[-1]
+
+
 def place(results: dict[str, Any], split: str) -> str:
     """A split of an arm's errors: the images that it has, the crops of each."""
     error = next(error for arm in results['arms'] for error in arm['errors'] if error['split'] == split)
     data = results['data']
-    name = data['validation_name'] if split == 'validation' else f'{data["validation_name"].rsplit(" ", 1)[0]} {split}'
+    if split == effects.trained_on(results):
+        name = data['name']
+    elif split == 'validation':
+        name = data['validation_name']
+    else:
+        name = f'{data["validation_name"].partition(", ")[0].rsplit(" ", 1)[0]} {split}'
     return _judged(name, error['seen'], error['protocol'])
 
 

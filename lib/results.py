@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from lib import seeds
-from lib.experiment import UsageError
+from lib.experiment import UsageError, require
 
 COMMON = ('paper', 'experiment', 'overrides', 'differences', 'seed', 'commit', 'versions', 'device', 'devices', 'mesh',
           'data.name', 'data.validation_name', 'data.train_examples', 'data.validation_examples', 'batch_size',
@@ -87,6 +87,9 @@ def kept(folder: Path) -> dict[str, dict[str, Any]]:
     """
     found = {}
     for place in sorted(Path(folder).glob('results/*/')):
+        for path in place.glob('*/results.json'):
+            require(path.parent.name.startswith('seed-'),
+                    f'{path.parent} is named neither seed-N nor seed-N-ARMS, by which its results would be found.')
         if runs := sorted(place.glob('seed-*/results.json')):
             if (place / 'results.json').exists():
                 raise UsageError(f'{place} has a results.json beside folders of seeds: move it into one of its own, '

@@ -219,7 +219,8 @@ def beginning(network: Trained, task: Task, experiment: Experiment) -> tuple[Par
             new.append(layer)
         else:
             raise UsageError(f'{layer} has {_words(network.params[layer])} in {network.origin} and {_words(wanted)} '
-                             'here: choose the same model and data.image_size.')
+                             'here: choose the same model and data.image_size, or name the layers to take with --set '
+                             'starts_with=[...].')
     return taken, new, [layer for layer in network.params if layer not in chosen]
 
 

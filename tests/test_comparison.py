@@ -1,4 +1,5 @@
 """Comparisons: the names of their arms, what --arms and NAME/ARM mean, the claims that they test, a run by command."""
+import dataclasses
 import json
 from pathlib import Path
 
@@ -34,6 +35,24 @@ def test_arms_of_a_race_are_told_apart_by_their_rates_and_others_by_their_names(
 def test_two_arms_of_one_name_are_refused(base):
     with pytest.raises(UsageError, match='birds: two of the arms have the same name'):
         Comparison('birds', '', base, (Arm('same'), Arm('same', (('seed', 1),))))
+
+
+@pytest.mark.parametrize('change, sentence', [
+    (('data.crp', 'random'), "names no field 'data.crp'. Did you mean data.crop"),
+    (('data.crop', 'randon'), "arm other has data.crop='randon', which takes one of"),
+    (('epochs', 2.5), 'arm other has epochs=2.5, which takes a whole number'),
+    (('model.layers', ('conv1',)), 'arm other has model.layers='),
+    (('epochs', PAIRED.base.epochs), 'birds: the arms plain and other are the same experiment')])
+def test_an_arm_that_changes_nothing_or_what_there_is_not_is_refused(change, sentence):
+    with pytest.raises(UsageError) as refused:
+        Comparison('birds', '', PAIRED.base, (Arm('plain'), Arm('other', (change,))))
+    assert sentence in str(refused.value)
+
+
+def test_two_layers_of_one_name_would_share_weights():
+    layers = PAIRED.base.model.layers
+    with pytest.raises(UsageError, match='two layers have the same name, of conv1, conv2, conv3, fc10, fc10'):
+        dataclasses.replace(PAIRED.base.model, layers=(*layers, layers[-1]))
 
 
 def test_arms_are_chosen_by_their_labels():
@@ -183,12 +202,13 @@ def test_both_arms_are_trained_and_judged_on_every_split(run):
     assert 'Every arm, seed 0' in text and 'In small, on CIFAR-10' in text
 
 
-def test_the_same_command_trains_no_arm_again_and_another_one_only_the_new(run, place):
+def test_no_arm_is_trained_again_and_those_of_earlier_commands_are_kept(run, place):
     folder, _ = run
     before = json.loads((folder / 'results.json').read_text())
-    text = train(place, 'cifar_paired', folder, '--arms=published,pca_colour,tanh')
+    text = train(place, 'cifar_paired', folder, '--arms=pca_colour,tanh')
     after = json.loads((folder / 'results.json').read_text())
     assert [arm['name'] for arm in after['arms']] == ['published', 'pca_colour', 'tanh']
+    assert after['steps'] == 12 and after['command'].count('\n') == 1
     for arm, earlier in zip(after['arms'], before['arms']):
         assert all(arm[key] == earlier[key] for key in ('curve', 'errors', 'steps'))
     for name in ('published', 'tanh'):

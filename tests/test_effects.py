@@ -112,6 +112,16 @@ def test_overfitting_is_what_the_error_has_above_that_in_training():
     assert arms.rows[0][4] == '10.00, 11.00, -'
 
 
+def test_images_drawn_by_class_are_those_trained_on():
+    data = THREE['data'] | {'name': 'birds 1.0 train[:4000], 5 of each class, fold 0',
+                            'validation_name': 'birds 1.0 train[4000:], the rest, fold 0'}
+    results = compared(trained('plain', 20.0, 10.0, 0), trained('norm', 25.0, 23.0, 0), data=data)
+    assert effects.difference(results, FITTED, 'validation').each == (-8.0,)
+    places = [report.place(results, split) for split in effects.splits(results)]
+    assert [place.partition(' images of ')[2].removesuffix(', one central crop') for place in places] == [
+        data['validation_name'], 'birds 1.0 test', data['name']]
+
+
 @pytest.mark.parametrize('errors, said', [
     ((25.0, 25.1, 24.9), 'undecided: nearer to the training error, but more error'), ((15.0, 15.1, 14.9), 'holds'),
     ((20.0, 25.0, 18.0), 'holds')])

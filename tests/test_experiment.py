@@ -19,6 +19,7 @@ from reproductions.alexnet.experiments import PAPER
     ('evaluation.examples=10', ('evaluation', 'examples'), 10),
     ('model.activation=tanh', ('model', 'activation'), 'tanh'),
     ('optimizer.layer_weight_decay=[("fc8", 1)]', ('optimizer', 'layer_weight_decay'), (('fc8', 1.0),)),
+    ('starts_with=[conv1, conv2]', ('starts_with',), ('conv1', 'conv2')),
     ('epochs=1', ('epochs',), 1)])
 def test_override_sets_the_field_with_its_type(assignment, path, expected):
     value = override(PAPER, [assignment])

@@ -61,6 +61,11 @@ def test_the_first_of_several_seeds_is_a_result_already(tmp_path):
     (place / 'results.json').write_text(json.dumps(run(0, 1.0)))
     found = kept(tmp_path)['plain']
     assert '±' not in next(report.findings(found, [TABLE], 'paper')).ours and not report.measured(found).notes
+    (place.parent / 'sed-1').mkdir()
+    (place.parent / 'sed-1' / 'results.json').write_text(json.dumps(run(1, 1.0)))
+    with pytest.raises(UsageError, match='sed-1 is named neither seed-N nor seed-N-ARMS'):
+        kept(tmp_path)
+    (place.parent / 'sed-1' / 'results.json').unlink()
     (place.parent / 'results.json').write_text(json.dumps(run(1, 1.0)))
     with pytest.raises(UsageError, match='a results.json beside folders of seeds'):
         kept(tmp_path)

@@ -1,6 +1,7 @@
 """Sources are tested on small data sets in the format of TFDS and small folders, written here, and on the real ones
 where they are."""
 import contextlib
+import dataclasses
 import hashlib
 import io
 import json
@@ -587,3 +588,17 @@ def test_imagenette(data_dir, tmp_path):
     assert np.unique(validation.labels, return_counts=True)[1].tolist() == [100] * 10
     assert validation.images.shape == (1000, 64, 64, 3)
     assert {label: validation.class_names[label].partition(',')[0] for label in IMAGENETTE} == IMAGENETTE
+
+
+@pytest.mark.parametrize('train, validation, apart', [
+    ('all', 'all', False), ('all[10:]', 'all', False), ('all[:10]', 'all[9:]', False), ('all[:10]', 'all[10:]', True),
+    ('all[10:]', 'all[:10]', True), ('train', 'test', True), ('train+extra', 'extra', False),
+    ('train+extra', 'test', True), ('train+extra[:5]', 'train+extra[5:]', True), ('a[b', 'a', True)])
+def test_no_training_is_judged_by_images_that_it_is_trained_on(train, validation, apart):
+    data = Data('photos', image_size=4, train_split=train, validation_split=validation)
+    if apart:
+        sources.require_held_out(data)
+    else:
+        with pytest.raises(UsageError, match=r'share images: hold some out, for example --set data.train_split='):
+            sources.require_held_out(data)
+        sources.require_held_out(dataclasses.replace(data, train_per_class=5))      # which draws them apart

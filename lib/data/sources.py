@@ -16,12 +16,13 @@ import numpy as np
 from rich.console import Console
 
 from lib.data import packed
-from lib.experiment import Data, UsageError
+from lib.experiment import Data, UsageError, require
 
 DIGITS_TRAIN = 1437                     # of 1,797; the other 360 are the validation split
 FOLDER = 'folder:'
 MEMORY = os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES')   # bytes of this machine
 IMAGES = ('.jpg', '.jpeg', '.png')
+PART = r'([^\[\]]+)(?:\[(\d*):(\d*)\])?'       # of a split: 'train[:1000]'
 # Of classes, where TFDS's files of names were not copied along with a data set.
 NAMES = {'cifar10': 'airplane automobile bird cat deer dog frog horse ship truck'.split()}
 
@@ -74,6 +75,23 @@ def load_one(data: Data, wanted: Literal['train', 'validation'], data_dir: str |
     """
     split, = _load(data, (wanted,), data_dir, cache_dir)
     return split
+
+
+def require_held_out(data: Data) -> None:
+    """Of a training: that it is not judged by images that it is trained on.
+
+    Raises:
+      UsageError: if data.train_split and data.validation_split share images.
+    """
+    parts = [re.fullmatch(PART, wanted) for wanted in (data.train_split, data.validation_split)]
+    if None in parts or data.train_per_class is not None or data.validation_per_class is not None:
+        return                          # no parts, which _part refuses; drawn apart by _choose
+    (ours, *span), (theirs, *other) = (part.groups() for part in parts)
+    (start, stop), (first, last) = ((int(low or 0), float(high or 'inf')) for low, high in (span, other))
+    apart = stop <= first or last <= start if ours == theirs else not set(ours.split('+')) & set(theirs.split('+'))
+    require(apart, f'data.train_split={data.train_split} and data.validation_split={data.validation_split} share '
+                   f'images: hold some out, for example --set data.train_split={ours}[1000:] '
+                   f'--set data.validation_split={ours}[:1000].')
 
 
 def _load(data: Data, which: tuple[str, ...], data_dir: str | None, cache_dir: Path) -> list[Split]:
@@ -302,7 +320,7 @@ class _Part(NamedTuple):
 
 
 def _part(opened: _Digits | _Prepared | _Folder, wanted: str, field: str) -> _Part:
-    match = re.fullmatch(r'([^\[\]]+)(?:\[(\d*):(\d*)\])?', wanted)
+    match = re.fullmatch(PART, wanted)
     if not match:
         raise UsageError(f'{field}={wanted}: write a split or a part of it by whole numbers, for example train or '
                          f'train[:1000].')

@@ -12,6 +12,7 @@ import jax
 from flax import nnx
 
 from lib import layers
+from lib.experiment import require
 from lib.task import untapped
 
 
@@ -75,6 +76,9 @@ class Dropout:
     """Of the outputs of the layer before; in no published file."""
     rate: float = 0.5
 
+    def __post_init__(self):
+        require(0 <= self.rate < 1, f'model.layers: the rate {self.rate} of a Dropout must be at least 0 and below 1.')
+
 
 @dataclasses.dataclass(frozen=True)
 class CrossMapNorm:
@@ -126,6 +130,10 @@ class CifarModel:
     activation: Literal['relu', 'tanh', 'abs_tanh'] = 'relu'
     init: Literal['published', 'scaled', 'gaussian'] = 'published'  # deviations as published; N(0, 1 / fan-in); or
     # N(0, 0.01^2) in all layers, as the paper has it for ImageNet (section 5; its biases of 1 left out)
+
+    def __post_init__(self):
+        names = [layer.name for layer in self.layers if hasattr(layer, 'name')]
+        require(len(names) == len(set(names)), f'model.layers: two layers have the same name, of {", ".join(names)}.')
 
 
 class CifarNet(nnx.Module):

@@ -76,7 +76,7 @@ def convs(**others: cifar.Conv) -> tuple:
 
 def before(layers: tuple, name: str, new: cifar.Layer) -> tuple:
     """The layers with a new one before that of the name."""
-    at = next(place for place, layer in enumerate(layers) if getattr(layer, 'name', '') == name)
+    at = [getattr(layer, 'name', '') for layer in layers].index(name)
     return (*layers[:at], new, *layers[at:])
 
 
