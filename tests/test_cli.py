@@ -43,6 +43,8 @@ def test_help_exits_with_0(cache):
     ([], 'tfds build imagenet2012'),
     (['--set', 'data.source=cifar10'], 'pip install -r requirements-prepare.txt'),
     (['--workdir=/proc/nowhere'], 'cannot be written'),
+    ([*TINY, '--set', 'data.validation_split=train[:9]'], 'data.train_split=train and data.validation_split=train[:9] '
+                                                          'share images: hold some out'),
 ])
 def test_a_mistake_is_one_sentence_and_exit_code_2(flags, message, tmp_path, cache):
     done = launch(f'--workdir={tmp_path}/run', *flags, cache=cache)
