@@ -93,7 +93,7 @@ def judged(results: dict[str, Any], effect: Effect, split: str) -> tuple[Differe
     said = verdict(effect, found)
     if effect.overfitting and said == 'holds':
         error = difference(results, dataclasses.replace(effect, overfitting=False), split)
-        if error.sign == 'more':
+        if error.mean > 0:
             said = 'undecided: nearer to the training error, but more error'
     return found, said
 

@@ -363,7 +363,8 @@ TWO_STEPS = 'two steps in small'
 _DEVICES = 'two steps in small; the same on 1, 2 and 4 devices in float64'
 SEEN = dict.fromkeys((row.experiment for row in WEIRD_TRICK), _DEVICES) | {
     'paper': 'counts, sizes, PyTorch, devices, photographs: see below',
-    **dict.fromkeys(('figure1', 'figure1_gaussian_64', 'cifar_80sec', 'cifar_paired'), 'run to its end'),
+    **dict.fromkeys(('figure1', 'figure1_gaussian_64', 'cifar_80sec', 'cifar_paired', 'section_3_3'),
+                    'run to its end'),
     'figure1_gaussian': 'one rate a unit and one seed run until 25 %',
     'ilsvrc2010': 'as `paper`; folders of images',
     'fall_2009': 'two steps in small; folders of images',
