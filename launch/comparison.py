@@ -1,7 +1,7 @@
 """The arms of a comparison, one training after another."""
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,12 +62,27 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
         reached = None if target is None else epochs_to(curve, target)
         if reached is not None:
             fastest[arm.name] = min(reached, fastest.get(arm.name, math.inf))
-        found.append({'name': arm.name, 'changes': {path: str(value) for path, value in arm.changes},
+        found.append({'name': arm.name, 'changes': changes(arm),
                       'learning_rate': experiment.optimizer.learning_rate, 'seed': experiment.seed,
                       'epochs_to': reached, 'epochs': outcome.epoch, 'steps': outcome.step, 'seconds': outcome.seconds,
                       'seen': outcome.evaluations[0]['seen'], 'curve': curve, 'errors': errors,
                       'parameters': count(outcome.params)})
-    return {'arms': found, 'target': target, **{key: sum(arm[key] for arm in found) for key in ('steps', 'seconds')}}
+    return {'arms': found, 'target': target} | totals(found)
+
+
+def totals(arms: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """What all of them took."""
+    return {key: sum(arm[key] for arm in arms) for key in ('steps', 'seconds')}
+
+
+def changes(arm: Arm) -> dict[str, str]:
+    """What the arm changes, as results.json has it."""
+    return {path: str(value) for path, value in arm.changes}
+
+
+def known_by(comparison: Comparison, arm: Arm) -> tuple[str, float]:
+    """The name and the learning rate by which results.json knows an arm."""
+    return arm.name, comparison.experiment(arm).optimizer.learning_rate
 
 
 def epochs_to(curve: list[list[float]], target: float) -> float | None:

@@ -3,7 +3,7 @@ import contextlib
 import functools
 import signal
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lib import evaluate, figures, report, seeds, trained
 from lib import mesh as meshes
 from lib.checkpoint import undamaged
 from lib.data import sources, statistics
-from lib.experiment import Comparison, Data, Experiment, UsageError, change, diff, require
+from lib.experiment import Arm, Comparison, Data, Experiment, UsageError, change, diff, require
 from lib.paper import Paper
 from lib.results import read, write
 from lib.task import Params, count
@@ -46,7 +46,9 @@ def run(paper: Paper) -> None:
     folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}'.replace('/', '-'))
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
-    earlier = read(folder / 'results.json') if arms and (folder / 'results.json').exists() else None
+    for experiment in map(chosen.experiment, arms.values()) if arms else [chosen]:
+        sources.require_held_out(experiment.data)
+    earlier = _earlier(folder, chosen, arms) if arms else None
     mesh = meshes.make(FLAGS.mesh)
     workdir.commit()            # now: a long training may end in a checkout that has gone on
     say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
@@ -74,8 +76,8 @@ def run(paper: Paper) -> None:
     data = {'name': train.name, 'validation_name': validation.name, 'train_examples': len(train),
             'validation_examples': len(validation)}
     results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
-    if isinstance(chosen, Comparison):
-        results = _with_earlier(folder, results, earlier, chosen)
+    if earlier:
+        results = _joined(earlier, results, chosen, folder)
     write(folder, results)
     if isinstance(chosen, Comparison):
         figures.comparison(results, paper.tables, folder / 'curve.png')
@@ -83,24 +85,32 @@ def run(paper: Paper) -> None:
     say(report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables))
 
 
-def _with_earlier(folder: Path, results: dict[str, Any], earlier: dict[str, Any] | None,
-                  comparison: Comparison) -> dict[str, Any]:
-    """The results of a comparison with those arms that an earlier command trained in its workdir."""
-    def key(arm):
-        return arm['name'], arm['learning_rate']
-
-    ours = {key(arm) for arm in results['arms']}
-    arms = [arm for arm in earlier['arms'] if key(arm) not in ours] if earlier else []
-    if not arms:
-        return results
-    before = earlier | {'arms': arms, **{what: sum(arm[what] for arm in arms) for what in ('steps', 'seconds')}}
+def _earlier(folder: Path, chosen: Comparison, arms: Mapping[str, Arm]) -> dict[str, Any] | None:
+    """What earlier commands left in the workdir of a comparison of those arms that it has still, but for `arms`, which
+    are trained or measured now; None for nothing."""
+    path = folder / 'results.json'
+    if not path.exists():
+        return None
     try:
-        both = seeds.together([before, results])
+        before = read(path)
     except UsageError as error:
-        say(f'{error} {folder}/results.json keeps the arms of this command only.')
+        say(f'{error} The arms in it that are not trained now are left out.')
+        return None
+    others = {comparison.known_by(chosen, arm): comparison.changes(arm) for label, arm in chosen.labelled.items()
+              if label not in arms}
+    kept = [arm for arm in before['arms'] if others.get((arm['name'], arm['learning_rate'])) == arm['changes']]
+    return before | {'arms': kept} | comparison.totals(kept) if kept else None
+
+
+def _joined(earlier: dict[str, Any], results: dict[str, Any], chosen: Comparison, folder: Path) -> dict[str, Any]:
+    """The results of a comparison with the arms that earlier commands trained, in the order of all."""
+    try:
+        both = seeds.together([earlier, results])
+    except UsageError as error:
+        say(f'{error} {folder}/results.json has the arms of this command only.')
         return results
-    order = [(arm.name, comparison.experiment(arm).optimizer.learning_rate) for arm in comparison.arms]
-    return both | {'arms': sorted(both['arms'], key=lambda arm: order.index(key(arm)))}
+    order = [comparison.known_by(chosen, arm) for arm in chosen.arms]
+    return both | {'arms': sorted(both['arms'], key=lambda arm: order.index((arm['name'], arm['learning_rate'])))}
 
 
 def _train(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], experiment: Experiment, folder: Path,
@@ -137,7 +147,6 @@ def _measure(paper: Paper, mesh: jax.sharding.Mesh, experiment: Experiment, outc
 @functools.cache
 def _data(data: Data) -> tuple[sources.Split, sources.Split, statistics.Statistics]:
     """Training and validation split, and what is known of the first."""
-    sources.require_held_out(data)
     train, validation = sources.load(data, FLAGS.data_dir, CACHE)
     return train, validation, statistics.compute(train, data, CACHE)
 

@@ -86,12 +86,12 @@ def difference(results: dict[str, Any], effect: Effect, split: str) -> Differenc
 
 def judged(results: dict[str, Any], effect: Effect, split: str) -> tuple[Difference, str] | None:
     """The difference and what it says of the claim. A network that fits its training images less well lies less far
-    above them in any case, so that less overfitting is no finding where the error is greater."""
+    above them in any case, so that less overfitting is no finding where the mean error is greater."""
     found = difference(results, effect, split)
     if found is None:
         return None
     said = verdict(effect, found)
-    if effect.overfitting and said == 'holds':
+    if effect.overfitting and effect.sign == 'less' and found.mean < 0:
         error = difference(results, dataclasses.replace(effect, overfitting=False), split)
         if error.mean > 0:
             said = 'undecided: nearer to the training error, but more error'

@@ -249,17 +249,13 @@ class Comparison:
 
     def __post_init__(self):
         for name, path, value in ((arm.name, *change) for arm in self.arms for change in arm.changes):
+            hint = _hint(self.base, path)
             try:
-                hint = _hint(self.base, path)
-                _fit(value, hint)
-            except TypeError as error:
-                raise UsageError(f'{self.summary}: arm {name} has {path}={value!r}, which takes {describe(hint)}.') \
-                    from error
+                fits = _fit(value, hint) == value
+            except TypeError:
+                fits = False
+            require(fits, f'{self.summary}: arm {name} has {path}={value!r}, which takes {describe(hint)}.')
         require(len(self.labelled) == len(self.arms), f'{self.summary}: two of the arms have the same name.')
-        for place, arm in enumerate(self.arms):
-            for other in self.arms[:place]:
-                require(self.experiment(arm) != self.experiment(other),
-                        f'{self.summary}: the arms {other.name} and {arm.name} are the same experiment.')
 
     @property
     def labelled(self) -> dict[str, Arm]:
@@ -355,7 +351,7 @@ def _unknown(path: str, whole: Any) -> str:
     close = [name for name in names if name.endswith('.' + path) or name.startswith(path + '.')]
     close = close or difflib.get_close_matches(path, names, 1)
     hint = f' Did you mean {close[0]}?' if close else ''
-    return f'--set names no field {path!r}.{hint} The fields are: {", ".join(names)}.'
+    return f'There is no field {path!r}.{hint} The fields are: {", ".join(names)}.'
 
 
 def _parse(text: str, hint: Any, path: str) -> Any:

@@ -133,8 +133,8 @@ def _another_quantity(results: dict[str, Any], table: Table, row: Row, column: C
 
 def verdict(results: dict[str, Any], table: Table, row: Row, i: int) -> str | None:
     """Whether the paper's number, which is of one run, lies within what chance allows another run of ours: a 95 %
-    prediction interval over the seeds, wider for fewer test images than the paper's, and the paper's rounding. None if
-    ours is another quantity or recipe."""
+    prediction interval over the seeds, wider for fewer test images than the paper's, and the paper's rounding. Of one
+    seed what lies beyond is undecided. None if ours is another quantity or recipe."""
     column, printed, error = table.columns[i], row.values[i], _error(results, row, table.columns[i])
     ours, seen = error[column.metric], error['seen']
     if _another_quantity(results, table, row, column, seen) or _departures(results, row) or ours is None:

@@ -78,18 +78,20 @@ def _named(runs: Sequence[dict[str, Any]]) -> str:
 
 def _summed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first run with what all of them took, and where they come from."""
-    def joined(values):
-        return ' and '.join(dict.fromkeys(values))
+    def joined(values, by=' and '):         # which may be joined ones
+        return by.join(dict.fromkeys(part for value in values for part in value.split(by)))
+
+    days = joined((run['date'] for run in runs), ' to ').split(' to ')
 
     return runs[0] | {
         'seconds': sum(run['seconds'] for run in runs),
         'peak_memory_gib': max(run['peak_memory_gib'] for run in runs),
-        'command': '\n'.join(dict.fromkeys(run['command'] for run in runs)),
+        'command': joined((run['command'] for run in runs), '\n'),
         'overrides': {path: value for run in runs for path, value in run['overrides'].items()},
         'commit': joined(run['commit'] for run in runs), 'machine': joined(run['machine'] for run in runs),
         'versions': {name: joined(run['versions'].get(name, 'unknown') for run in runs)
                      for name in runs[0]['versions']},
-        'date': ' to '.join(dict.fromkeys((min(run['date'] for run in runs), max(run['date'] for run in runs)))),
+        'date': ' to '.join(dict.fromkeys((min(days), max(days)))),
     }
 
 

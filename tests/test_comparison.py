@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import comparison
+from launch import comparison, training
 from launch.alexnet import PAPER
 from launch.papers import PAPERS
 from lib import checkpoint
@@ -38,15 +38,22 @@ def test_two_arms_of_one_name_are_refused(base):
 
 
 @pytest.mark.parametrize('change, sentence', [
-    (('data.crp', 'random'), "names no field 'data.crp'. Did you mean data.crop"),
+    (('data.crp', 'random'), "There is no field 'data.crp'. Did you mean data.crop"),
     (('data.crop', 'randon'), "arm other has data.crop='randon', which takes one of"),
     (('epochs', 2.5), 'arm other has epochs=2.5, which takes a whole number'),
-    (('model.layers', ('conv1',)), 'arm other has model.layers='),
-    (('epochs', PAIRED.base.epochs), 'birds: the arms plain and other are the same experiment')])
-def test_an_arm_that_changes_nothing_or_what_there_is_not_is_refused(change, sentence):
+    (('data.affine', [1.0, 0.1, 0.1, 0.2]), 'arm other has data.affine=[1.0, 0.1, 0.1, 0.2], which takes'),
+    (('model.layers', ('conv1',)), 'arm other has model.layers=')])
+def test_an_arm_that_changes_what_there_is_not_is_refused(change, sentence):
     with pytest.raises(UsageError) as refused:
         Comparison('birds', '', PAIRED.base, (Arm('plain'), Arm('other', (change,))))
     assert sentence in str(refused.value)
+
+
+@pytest.mark.parametrize('paper, name', COMPARISONS)
+def test_no_two_arms_are_the_same_experiment(paper, name):
+    found = PAPERS[paper].experiments[name]
+    experiments = [found.experiment(arm) for arm in found.arms]
+    assert all(one not in experiments[:place] for place, one in enumerate(experiments))
 
 
 def test_two_layers_of_one_name_would_share_weights():
@@ -211,12 +218,24 @@ def test_no_arm_is_trained_again_and_those_of_earlier_commands_are_kept(run, pla
     assert after['steps'] == 12 and after['command'].count('\n') == 1
     for arm, earlier in zip(after['arms'], before['arms']):
         assert all(arm[key] == earlier[key] for key in ('curve', 'errors', 'steps'))
-    for name in ('published', 'tanh'):
+    for name in ('published', 'pca_colour', 'tanh'):
         lines = map(json.loads, (folder / name / 'metrics.jsonl').read_text().splitlines())
         assert [line['step'] for line in lines if line['kind'] == 'train'] == [4], name
     claim = next(row for row in text.splitlines() if row.strip().startswith('tanh instead of ReLU'))
     assert '+0.00†' in claim and 'Changed for this run: data.source' in text
     assert (folder / 'curve.png').stat().st_size > 1000
+
+
+def test_arms_of_earlier_commands_are_kept_if_the_comparison_has_them_still(run, tmp_path):
+    results = json.loads((run[0] / 'results.json').read_text())
+    published, pca_colour, *_ = results['arms']
+    arms = [published, pca_colour | {'changes': {'data.padding': '2'}}, published | {'name': 'gone'}]
+    path = tmp_path / 'results.json'
+    path.write_text(json.dumps(results | {'arms': arms}))
+    assert training._earlier(tmp_path, PAIRED, {})['arms'] == [published]
+    assert training._earlier(tmp_path, PAIRED, {'published': PAIRED.arms[0]}) is None      # which is trained now
+    path.write_text('{}')
+    assert training._earlier(tmp_path, PAIRED, {}) is None
 
 
 def test_the_folder_of_an_arm_is_a_run_and_the_arm_an_experiment(run, place):

@@ -32,6 +32,16 @@ def test_runs_that_differ_in_more_are_refused(changes, sentence):
         seeds.together([run(0, 1.0), run(1, 2.0, **changes)])
 
 
+def test_what_is_joined_already_is_not_told_twice():
+    def turn(command, commit, date):
+        return run(0, 1.0, command=command, commit=commit, date=date)
+
+    both = seeds._summed([turn('a', 'x', '2026-01-01'), turn('b', 'y', '2026-01-02')])
+    assert both['date'] == '2026-01-01 to 2026-01-02'
+    found = seeds._summed([both, turn('a', 'y', '2026-01-03')])
+    assert (found['command'], found['commit'], found['date']) == ('a\nb', 'x and y', '2026-01-01 to 2026-01-03')
+
+
 def test_folders_of_seeds_are_one_result_of_the_report(tmp_path):
     for seed, top1 in ((0, 1.0), (1, 3.0)):
         place = tmp_path / 'results' / 'plain' / f'seed-{seed}'

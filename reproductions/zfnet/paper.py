@@ -230,7 +230,8 @@ def _table_7(words: str, count: int, which: int) -> Table:
         kind = {'svm': 'SVM', 'softmax': 'Softmax'}[classifier]
         return Row(f'{kind} ({layer[-1]})', (_error(accuracy),), note=f'accuracy {accuracy} ± {deviation}.',
                    why=f'no training: `python -m launch.features zfnet --workdir=DIR --layer={layer} '
-                       f'--classifier={classifier}`, with the --set of "Features of each layer"')
+                       f'--classifier={classifier}`, with the --set of "Features of each layer" for {words} and '
+                       f'data.train_per_class={count}')
 
     return Table(
         title=f'Table 7, {count} training images a class: 100 minus accuracy',
