@@ -149,8 +149,9 @@ def test_public_weights_are_evaluated_and_trained_on_by_command(tmp_path):
     assert "torchvision's AlexNet (4-4-4-4-4 maps" in done.stdout and 'torchvision alexnet' in done.stdout
     found = results(tmp_path / 'found')
     assert found['errors'][0]['seen'] == 8 and found['members'][0]['epochs'] is None
-    small = ['--set', 'data.train_split=all', '--set', 'model.widths=[4,4,4,4,4]', '--set', 'model.fc_width=8', '--set',
-             'model.classes=2', '--set', 'steps=1', '--set', 'batch_size=4']
+    small = ['--set', 'data.train_split=all[4:]', '--set', 'data.validation_split=all[:4]', '--set',
+             'model.widths=[4,4,4,4,4]', '--set', 'model.fc_width=8',
+             '--set', 'model.classes=2', '--set', 'steps=1', '--set', 'batch_size=4']
     done = launch('--experiment=torchvision', f'--init_from={file}', *photos, *small, f'--workdir={tmp_path}/run',
                   cache=tmp_path)
     assert done.returncode == 0, done.stderr

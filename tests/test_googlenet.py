@@ -155,7 +155,8 @@ def test_every_experiment_trains_and_differs_from_the_paper(name, paper_steps):
     published = EXPERIMENTS[experiment.published]
     assert experiment is published or diff(experiment, published)
     if name in SAME_STEPS:
-        assert two_steps(small(experiment)) == paper_steps
+        for ours, theirs in zip(two_steps(small(experiment)), paper_steps, strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-6)      # another program, which may order its sums otherwise
     else:
         assert two_steps(small(experiment)) != paper_steps
 
