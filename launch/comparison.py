@@ -5,8 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.cli import console
-from lib.experiment import Arm, Comparison, Experiment, require
+from launch.cli import console, say
+from lib import seeds
+from lib.experiment import Arm, Comparison, Experiment, UsageError, require
+from lib.results import read
 from lib.task import count
 from lib.train import Diverged, Outcome
 
@@ -62,25 +64,53 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
         reached = None if target is None else epochs_to(curve, target)
         if reached is not None:
             fastest[arm.name] = min(reached, fastest.get(arm.name, math.inf))
-        found.append({'name': arm.name, 'changes': changes(arm),
+        found.append({'name': arm.name, 'changes': _changes(arm),
                       'learning_rate': experiment.optimizer.learning_rate, 'seed': experiment.seed,
                       'epochs_to': reached, 'epochs': outcome.epoch, 'steps': outcome.step, 'seconds': outcome.seconds,
                       'seen': outcome.evaluations[0]['seen'], 'curve': curve, 'errors': errors,
                       'parameters': count(outcome.params)})
-    return {'arms': found, 'target': target} | totals(found)
+    return {'arms': found, 'target': target} | _totals(found)
 
 
-def totals(arms: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def earlier(comparison: Comparison, arms: Mapping[str, Arm], folder: Path) -> dict[str, Any] | None:
+    """What earlier commands left in the workdir of those arms that the comparison has still, but for `arms`, which are
+    trained or measured now; None for nothing."""
+    path = folder / 'results.json'
+    if not path.exists():
+        return None
+    try:
+        before = read(path)
+    except UsageError as error:
+        say(f'{error} The arms in it that are not trained now are left out.')
+        return None
+    others = {_known_by(comparison, arm): _changes(arm) for label, arm in comparison.labelled.items()
+              if label not in arms}
+    kept = [arm for arm in before['arms'] if others.get((arm['name'], arm['learning_rate'])) == arm['changes']]
+    return before | {'arms': kept} | _totals(kept) if kept else None
+
+
+def joined(comparison: Comparison, before: dict[str, Any], results: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The results with the arms that earlier commands trained, in the order of all."""
+    try:
+        both = seeds.together([before, results])
+    except UsageError as error:
+        say(f'{error} {folder}/results.json has the arms of this command only.')
+        return results
+    order = [_known_by(comparison, arm) for arm in comparison.arms]
+    return both | {'arms': sorted(both['arms'], key=lambda arm: order.index((arm['name'], arm['learning_rate'])))}
+
+
+def _totals(arms: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """What all of them took."""
     return {key: sum(arm[key] for arm in arms) for key in ('steps', 'seconds')}
 
 
-def changes(arm: Arm) -> dict[str, str]:
+def _changes(arm: Arm) -> dict[str, str]:
     """What the arm changes, as results.json has it."""
     return {path: str(value) for path, value in arm.changes}
 
 
-def known_by(comparison: Comparison, arm: Arm) -> tuple[str, float]:
+def _known_by(comparison: Comparison, arm: Arm) -> tuple[str, float]:
     """The name and the learning rate by which results.json knows an arm."""
     return arm.name, comparison.experiment(arm).optimizer.learning_rate
 

@@ -3,7 +3,7 @@ import contextlib
 import functools
 import signal
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,13 @@ import jax
 
 from launch import comparison, workdir
 from launch.cli import CACHE, FLAGS, console, say
-from lib import evaluate, figures, report, seeds, trained
+from lib import evaluate, figures, report, trained
 from lib import mesh as meshes
 from lib.checkpoint import undamaged
 from lib.data import sources, statistics
-from lib.experiment import Arm, Comparison, Data, Experiment, UsageError, change, diff, require
+from lib.experiment import Comparison, Data, Experiment, change, diff, require
 from lib.paper import Paper
-from lib.results import read, write
+from lib.results import origin, write
 from lib.task import Params, count
 from lib.train import Outcome, fit
 from lib.visualize import kernels
@@ -39,6 +39,8 @@ def run(paper: Paper) -> None:
     own = given & {path for arm in arms.values() for path, _ in arm.changes}
     require(not own, f'--set {", ".join(sorted(own))}: arms of {FLAGS.experiment} have their own; name one with '
                      f'--experiment={FLAGS.experiment}/ARM, or others with --arms.')
+    for experiment in map(chosen.experiment, arms.values()) if arms else [chosen]:
+        sources.require_held_out(experiment.data)
     differences = diff(first, _first(paper.experiments[first.published]))
     differences = {path: change for path, change in differences.items() if path not in by_arms}
     if FLAGS.init_from and not first.starts_from:
@@ -46,9 +48,7 @@ def run(paper: Paper) -> None:
     folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}'.replace('/', '-'))
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
-    for experiment in map(chosen.experiment, arms.values()) if arms else [chosen]:
-        sources.require_held_out(experiment.data)
-    earlier = _earlier(folder, chosen, arms) if arms else None
+    earlier = comparison.earlier(chosen, arms, folder) if arms else None
     mesh = meshes.make(FLAGS.mesh)
     workdir.commit()            # now: a long training may end in a checkout that has gone on
     say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
@@ -68,7 +68,7 @@ def run(paper: Paper) -> None:
             found = {'parameters': count(outcome.params), 'errors': outcome.errors,
                      'training_loss': _last_epoch_loss(folder, outcome.step),
                      'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds}
-            figures.training_curve(folder / 'metrics.jsonl', report.part(validation.name), folder / 'curve.png')
+            figures.training_curve(folder / 'metrics.jsonl', origin(validation.name)[1], folder / 'curve.png')
             weights = jax.device_get(outcome.params[paper.first_layer]['kernel'])
             kernels.draw(weights, getattr(chosen.model, 'groups', 1), f'Kernels of {paper.first_layer}',
                          [f'{paper.name} {FLAGS.experiment}, step {outcome.step}', f'trained on {train.name}'],
@@ -77,40 +77,12 @@ def run(paper: Paper) -> None:
             'validation_examples': len(validation)}
     results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
     if earlier:
-        results = _joined(earlier, results, chosen, folder)
+        results = comparison.joined(chosen, earlier, results, folder)
     write(folder, results)
     if isinstance(chosen, Comparison):
         figures.comparison(results, paper.tables, folder / 'curve.png')
     report.show(results, paper.tables, console, first.published, folder)
     say(report.committed(Path(__file__).parent.parent / 'reproductions' / paper.name, paper.tables))
-
-
-def _earlier(folder: Path, chosen: Comparison, arms: Mapping[str, Arm]) -> dict[str, Any] | None:
-    """What earlier commands left in the workdir of a comparison of those arms that it has still, but for `arms`, which
-    are trained or measured now; None for nothing."""
-    path = folder / 'results.json'
-    if not path.exists():
-        return None
-    try:
-        before = read(path)
-    except UsageError as error:
-        say(f'{error} The arms in it that are not trained now are left out.')
-        return None
-    others = {comparison.known_by(chosen, arm): comparison.changes(arm) for label, arm in chosen.labelled.items()
-              if label not in arms}
-    kept = [arm for arm in before['arms'] if others.get((arm['name'], arm['learning_rate'])) == arm['changes']]
-    return before | {'arms': kept} | comparison.totals(kept) if kept else None
-
-
-def _joined(earlier: dict[str, Any], results: dict[str, Any], chosen: Comparison, folder: Path) -> dict[str, Any]:
-    """The results of a comparison with the arms that earlier commands trained, in the order of all."""
-    try:
-        both = seeds.together([earlier, results])
-    except UsageError as error:
-        say(f'{error} {folder}/results.json has the arms of this command only.')
-        return results
-    order = [comparison.known_by(chosen, arm) for arm in chosen.arms]
-    return both | {'arms': sorted(both['arms'], key=lambda arm: order.index((arm['name'], arm['learning_rate'])))}
 
 
 def _train(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], experiment: Experiment, folder: Path,

@@ -8,6 +8,8 @@ from typing import Any, Literal, NamedTuple
 
 from scipy import special
 
+from lib.results import origin
+
 
 @dataclasses.dataclass(frozen=True)
 class Effect:
@@ -67,8 +69,8 @@ def errors(results: dict[str, Any], arm: str, split: str | None) -> dict[int, fl
 
 def trained_on(results: dict[str, Any]) -> str | None:
     """The split of the training images, if the arms were measured on it."""
-    name = results['data']['name'].partition(', ')[0]
-    return next((split for split in splits(results) if name.endswith(f' {split}')), None)
+    split = origin(results['data']['name'])[1]
+    return split if split in splits(results) else None
 
 
 def overfitting(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:

@@ -22,7 +22,7 @@ from lib import effects, races, seeds
 from lib.effects import Effects
 from lib.experiment import NO_RECIPE, in_words
 from lib.races import Entrant, Race
-from lib.results import kept
+from lib.results import kept, origin
 from lib.tables import Column, Row, Table
 
 DAGGER = '†'
@@ -305,11 +305,6 @@ def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
                  (*unlike, *notes))
 
 
-def part(name: str) -> str:
-    """Of the name of a split, what it is of its data set: 'train[:40000]'."""
-    return name.partition(', ')[0].split()[-1]
-
-
 def place(results: dict[str, Any], split: str) -> str:
     """A split of an arm's errors: the images that it has, the crops of each."""
     error = next(error for arm in results['arms'] for error in arm['errors'] if error['split'] == split)
@@ -319,7 +314,7 @@ def place(results: dict[str, Any], split: str) -> str:
     elif split == 'validation':
         name = data['validation_name']
     else:
-        name = f'{data["validation_name"].partition(", ")[0].rsplit(" ", 1)[0]} {split}'
+        name = f'{origin(data["validation_name"])[0]} {split}'
     return _judged(name, error['seen'], error['protocol'])
 
 

@@ -77,6 +77,12 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def origin(name: str) -> tuple[str, str]:
+    """The data set that the name of a split begins with, and the part of it: 'cifar10 3.0.2' and 'train[:40000]'."""
+    source, part = name.partition(', ')[0].rsplit(' ', 1)
+    return source, part
+
+
 def kept(folder: Path) -> dict[str, dict[str, Any]]:
     """The results committed in `folder`/results, by the name of their folder, which has results.json, or a folder
     seed-* for each of several runs, which become one result.

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import comparison, training
+from launch import comparison
 from launch.alexnet import PAPER
 from launch.papers import PAPERS
 from lib import checkpoint
@@ -232,10 +232,10 @@ def test_arms_of_earlier_commands_are_kept_if_the_comparison_has_them_still(run,
     arms = [published, pca_colour | {'changes': {'data.padding': '2'}}, published | {'name': 'gone'}]
     path = tmp_path / 'results.json'
     path.write_text(json.dumps(results | {'arms': arms}))
-    assert training._earlier(tmp_path, PAIRED, {})['arms'] == [published]
-    assert training._earlier(tmp_path, PAIRED, {'published': PAIRED.arms[0]}) is None      # which is trained now
+    assert comparison.earlier(PAIRED, {}, tmp_path)['arms'] == [published]
+    assert comparison.earlier(PAIRED, {'published': PAIRED.arms[0]}, tmp_path) is None      # which is trained now
     path.write_text('{}')
-    assert training._earlier(tmp_path, PAIRED, {}) is None
+    assert comparison.earlier(PAIRED, {}, tmp_path) is None
 
 
 def test_the_folder_of_an_arm_is_a_run_and_the_arm_an_experiment(run, place):
