@@ -83,8 +83,10 @@ def concerns(results: dict[str, Any], row: Row, experiments: set[str]) -> bool:
 
 
 def networks(results: dict[str, Any]) -> list[dict[str, Any]]:
-    """What is known of each network in a result: of a run, that is the result itself."""
-    return results.get('members', [results])
+    """What is known of each network in a result: of a run, that is the result itself; of those that differ in their
+    seed only, it is said once."""
+    found = results.get('members', [results])
+    return found[:1] if 'seeds' in results else found
 
 
 def _error(results: dict[str, Any], row: Row, column: Column) -> dict[str, Any] | None:

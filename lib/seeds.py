@@ -6,24 +6,28 @@ from typing import Any
 
 from lib.experiment import UsageError
 
-SAME = ('paper', 'experiment', 'differences', 'batch_size', 'data', 'mesh', 'device', 'devices', 'epochs', 'parameters')
+SAME = ('paper', 'experiment', 'differences', 'batch_size', 'data', 'mesh', 'device', 'devices')
+OF_NETWORK = ('epochs', 'parameters')
 
 
 def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The results of several runs as one of the same form, in which `errors` and `training_loss` are means, `seconds` a
-    sum, and `seeds` is new; each error has `each`, the top-1 and top-5 errors of the runs in the order of their seeds.
+    """The results of several trainings, comparisons or evaluations of one network each, as one of the same form, in
+    which `errors` and `training_loss` are means, `seconds` a sum, `members` all networks, and `seeds` is new; each
+    error has `each`, the top-1 and top-5 errors of the runs in the order of their seeds.
 
     Raises:
       UsageError: if they differ in something else, or a seed stands twice.
     """
     runs = sorted(runs, key=lambda run: run['seed'])
-    comparisons = ['arms' in run for run in runs]
-    if any('members' in run for run in runs) or len(set(comparisons)) > 1:
-        raise UsageError(f'The results of {_named(runs)} cannot be averaged, since they are not all trainings, or all '
-                         'comparisons: keep them in folders of their own.')
-    if all(comparisons):
+    kinds = {next((key for key in ('arms', 'members') if key in run), 'training') for run in runs}
+    if len(kinds) > 1 or any(len(run.get('members', [run])) > 1 for run in runs):
+        raise UsageError(f'The results of {_named(runs)} cannot be averaged, since they are not all trainings, all '
+                         'comparisons, or all evaluations of one network: keep them in folders of their own.')
+    if kinds == {'arms'}:
         return _arms(runs)
     _check(runs, SAME)
+    networks = [run.get('members', [run])[0] for run in runs]
+    _check(runs, OF_NETWORK, networks)
     if any(_kinds(run) != _kinds(runs[0]) for run in runs):
         raise UsageError(f'The results of {_named(runs)} cannot be averaged, since they have not the same evaluations: '
                          'evaluate all of them alike.')
@@ -34,8 +38,9 @@ def together(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for parts in zip(*(run['errors'] for run in runs), strict=True):
         means = {key: _mean([part[key] for part in parts]) for key in ('top1', 'top5', 'loss')}
         errors.append(parts[0] | means | {'each': {key: [part[key] for part in parts] for key in ('top1', 'top5')}})
-    return _summed(runs) | {'errors': errors, 'seeds': numbers,
-                            'training_loss': _mean([run['training_loss'] for run in runs])}
+    own = {'members': networks} if kinds == {'members'} else {
+        'training_loss': _mean([run['training_loss'] for run in runs])}
+    return _summed(runs) | own | {'errors': errors, 'seeds': numbers}
 
 
 def _kinds(run: dict[str, Any]) -> list[tuple[str, str]]:
@@ -49,7 +54,7 @@ def _mean(values: Sequence[float | None]) -> float | None:
 
 def _arms(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Comparisons as one, with the arms of all; a seed may have run its arms in several turns."""
-    _check(runs, (*(key for key in SAME if key not in ('epochs', 'parameters')), 'target'))
+    _check(runs, (*SAME, 'target'))
     found = collections.Counter((arm['name'], arm.get('learning_rate'), arm['seed']) for run in runs
                                 for arm in run['arms'])
     (name, _, seed), times = found.most_common(1)[0]
@@ -65,9 +70,11 @@ def _arms(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
                             'steps': sum(run['steps'] for run in runs)}
 
 
-def _check(runs: Sequence[dict[str, Any]], same: Sequence[str]) -> None:
+def _check(runs: Sequence[dict[str, Any]], same: Sequence[str], parts: Sequence[dict[str, Any]] | None = None) -> None:
+    """Raises UsageError if the runs, or the given parts of them, are not the `same` in one of these keys."""
+    parts = runs if parts is None else parts
     for key in same:
-        if any(run[key] != runs[0][key] for run in runs):
+        if any(part[key] != parts[0][key] for part in parts):
             raise UsageError(f'The results of {_named(runs)} cannot be averaged, since they differ in {key}: keep them '
                              'in folders of their own.')
 

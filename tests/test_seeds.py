@@ -6,7 +6,7 @@ import pytest
 from lib import readme, report, seeds
 from lib.experiment import UsageError
 from lib.results import kept
-from tests.test_report import PAPERS, RESULTS, TABLE
+from tests.test_report import PAPERS, RESULTS, TABLE, evaluated
 
 
 def run(number, top1, **changes):
@@ -26,10 +26,32 @@ def test_errors_are_means_and_each_seed_is_told():
 @pytest.mark.parametrize('changes, sentence', [
     ({'epochs': 3}, 'differ in epochs'), ({'differences': {'epochs': [90, 3]}}, 'differ in differences'),
     ({'seed': 0}, 'one seed twice'), ({'devices': 8}, 'differ in devices'), ({'arms': []}, 'not all trainings'),
-    ({'errors': RESULTS['errors'][:1]}, 'have not the same evaluations')])
+    ({'errors': RESULTS['errors'][:1]}, 'have not the same evaluations'),
+    ({'members': [{'experiment': 'paper', 'epochs': 10, 'parameters': 500}]}, 'not all trainings')])
 def test_runs_that_differ_in_more_are_refused(changes, sentence):
     with pytest.raises(UsageError, match=sentence):
         seeds.together([run(0, 1.0), run(1, 2.0, **changes)])
+
+
+def evaluation(number, top1, name='paper', epochs=10):
+    found = evaluated((name, epochs), seed=number)
+    return found | {'errors': [found['errors'][0] | {'top1': top1}]}
+
+
+def test_evaluations_of_networks_of_several_seeds_are_one_result(tmp_path):
+    found = seeds.together([evaluation(1, 3.0), evaluation(0, 1.0)])
+    assert found['errors'][0]['each']['top1'] == [1.0, 3.0] and found['seeds'] == [0, 1]
+    assert [part.split(':')[0] for part in report.provenance(found)].count('Network') == 2
+    first = next(report.findings(found, [TABLE], 'paper'))
+    assert first.seeds == 2 and first.ours.startswith('2.0 ')
+
+
+@pytest.mark.parametrize('other, sentence', [
+    (evaluation(1, 3.0, epochs=5), 'differ in epochs'), (evaluation(1, 3.0, name='wide'), 'differ in experiment'),
+    (evaluated(('paper', 10), ('paper', 10), seed=1), 'all evaluations of one network')])
+def test_evaluations_of_other_networks_are_refused(other, sentence):
+    with pytest.raises(UsageError, match=sentence):
+        seeds.together([evaluation(0, 1.0), other])
 
 
 def test_what_is_joined_already_is_not_told_twice():
