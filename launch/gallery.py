@@ -53,7 +53,7 @@ SMALL = (
 # {second} and {last} are convolutions of a network, {other} is the other network of its pair.
 LOOKS = (
     'kernels', 'kernels --layer={second}', 'compare --other={other}', 'activations --layer={second}',
-    'patches --layer={last}', 'deconvnet --layer={second}', 'deconvnet --layer={last}',
+    'confidence_maps', 'patches --layer={last}', 'deconvnet --layer={second}', 'deconvnet --layer={last}',
     'deconvnet --layer={last} --set=deconvnet.rule=guided', 'evolution --layer={last}', 'invariance', 'occlusion',
     'correspondence', 'saliency', 'saliency --layer={last}', 'guided', 'segmentation', 'class_model',
     'adversarial', 'adversarial --set=adversarial.kind=lbfgs', 'adversarial_errors', 'transfer --other={other}',

@@ -27,6 +27,7 @@ from lib.visualize import (
     adversarial_errors,
     class_model,
     compare,
+    confidence_maps,
     correspondence,
     deconvnet,
     embedding,
@@ -54,6 +55,8 @@ METHODS: dict[str, tuple[Method, str]] = {
                                 'section 4.1).'),
     'compare': (compare.METHOD, 'The first layers of two networks side by side (ZFNet, Figure 6).'),
     'activations': (activations.METHOD, 'What a layer puts out for an image: its maps, or its units.'),
+    'confidence_maps': (confidence_maps.METHOD, 'The maps that a network averages into the scores of its classes, only '
+                                                'their greatest activations (NIN, Figure 4).'),
     'patches': (patches.METHOD, 'The image patches of a whole split that excite a unit most, cut at its receptive '
                                 'field (ZFNet, Figure 2).'),
     'deconvnet': (deconvnet.METHOD, 'Single activations brought down to the pixels through the switches of max '
@@ -88,7 +91,7 @@ METHODS: dict[str, tuple[Method, str]] = {
     'receptive_field': (receptive_field.METHOD, 'The pixels that a unit can see, by arithmetic, and those it looks at, '
                                                 'by gradient.'),
 }
-OF_TRUE_CLASS = ('invariance', 'occlusion', 'saliency', 'guided', 'segmentation')
+OF_TRUE_CLASS = ('confidence_maps', 'invariance', 'occlusion', 'saliency', 'guided', 'segmentation')
 ABOUT = {name: about for name, (_, about) in METHODS.items()}
 
 METHOD = flags.DEFINE_string('method', None, 'one of:\n' + '\n'.join(
