@@ -32,6 +32,12 @@ class Effects:
     rows: tuple[Effect, ...]
 
 
+class Where(NamedTuple):
+    """What an error is of."""
+    split: str
+    protocol: str                                       # Evaluation.protocol: the crops of each image
+
+
 class Difference(NamedTuple):
     """Error of one arm minus that of another, in percentage points, of the seeds that both have."""
     each: tuple[float, ...]                             # by seed
@@ -51,50 +57,53 @@ class Difference(NamedTuple):
         return f'{self.mean:+.2f} ({self.mean - self.half:+.2f} to {self.mean + self.half:+.2f})'
 
 
-def splits(results: dict[str, Any]) -> list[str]:
-    """What the arms were measured on, the comparison's own split first."""
-    return list(dict.fromkeys(error['split'] for arm in results['arms'] for error in arm['errors']))
+def measured(results: dict[str, Any]) -> list[Where]:
+    """What the arms were measured on, the comparison's own split and protocol first."""
+    return list(dict.fromkeys(_where(error) for arm in results['arms'] for error in arm['errors']))
 
 
-def top1(arm: dict[str, Any], split: str | None) -> float | None:
-    """Of one run of an arm, the top-1 error in % by the evaluation that its experiment names; None if it has none."""
-    return next((error['top1'] for error in arm['errors'] if error['split'] == split), None)
+def _where(error: dict[str, Any]) -> Where:
+    return Where(error['split'], error['protocol'])
 
 
-def errors(results: dict[str, Any], arm: str, split: str | None) -> dict[int, float]:
+def top1(arm: dict[str, Any], where: Where) -> float | None:
+    """The top-1 error in % of one run of an arm; None if it has none."""
+    return next((error['top1'] for error in arm['errors'] if _where(error) == where), None)
+
+
+def errors(results: dict[str, Any], arm: str, where: Where) -> dict[int, float]:
     """{seed: top-1 error in %} of an arm."""
-    found = {one['seed']: top1(one, split) for one in results['arms'] if one['name'] == arm}
+    found = {one['seed']: top1(one, where) for one in results['arms'] if one['name'] == arm}
     return {seed: error for seed, error in found.items() if error is not None}
 
 
-def trained_on(results: dict[str, Any]) -> str | None:
-    """The split of the training images, if the arms were measured on it."""
-    split = origin(results['data']['name'])[1]
-    return split if split in splits(results) else None
+def trained_on(results: dict[str, Any]) -> str:
+    """The split of the training images."""
+    return origin(results['data']['name'])[1]
 
 
-def overfitting(results: dict[str, Any], arm: str, split: str) -> dict[int, float]:
-    """{seed: top-1 error minus that on the training images, in percentage points} of an arm."""
-    in_training = errors(results, arm, trained_on(results))
-    found = errors(results, arm, split)
+def overfitting(results: dict[str, Any], arm: str, where: Where) -> dict[int, float]:
+    """{seed: top-1 error minus that on the training images by the same protocol, in percentage points} of an arm."""
+    in_training = errors(results, arm, where._replace(split=trained_on(results)))
+    found = errors(results, arm, where)
     return {seed: found[seed] - in_training[seed] for seed in found.keys() & in_training.keys()}
 
 
-def difference(results: dict[str, Any], effect: Effect, split: str) -> Difference | None:
+def difference(results: dict[str, Any], effect: Effect, where: Where) -> Difference | None:
     """Of the seeds that both arms were trained with; None if there are none."""
-    measured = overfitting if effect.overfitting else errors
-    return paired(*(measured(results, arm, split) for arm in (effect.arm, effect.against)))
+    measure = overfitting if effect.overfitting else errors
+    return paired(*(measure(results, arm, where) for arm in (effect.arm, effect.against)))
 
 
-def judged(results: dict[str, Any], effect: Effect, split: str) -> tuple[Difference, str] | None:
+def judged(results: dict[str, Any], effect: Effect, where: Where) -> tuple[Difference, str] | None:
     """The difference and what it says of the claim. A network that fits its training images less well lies less far
     above them in any case, so that less overfitting is no finding where the mean error is greater."""
-    found = difference(results, effect, split)
+    found = difference(results, effect, where)
     if found is None:
         return None
     said = verdict(effect, found)
     if effect.overfitting and effect.sign == 'less' and found.mean < 0:
-        error = difference(results, dataclasses.replace(effect, overfitting=False), split)
+        error = difference(results, dataclasses.replace(effect, overfitting=False), where)
         if error.mean > 0:
             said = 'undecided: nearer to the training error, but more error'
     return found, said
@@ -129,8 +138,10 @@ def verdict(effect: Effect, found: Difference) -> str:
 
 
 def tested(results: dict[str, Any], effects: Effects) -> Iterator[tuple[Effect, Difference, str]]:
-    """Every claim that the results speak to, with the difference on the comparison's own split and what it says."""
-    for effect in effects.rows:
-        found = judged(results, effect, next(iter(splits(results)), ''))
-        if found is not None:
-            yield effect, *found
+    """Every claim that the results speak to, with the difference by the comparison's own split and protocol and what it
+    says."""
+    for where in measured(results)[:1]:
+        for effect in effects.rows:
+            found = judged(results, effect, where)
+            if found is not None:
+                yield effect, *found

@@ -147,7 +147,7 @@ def _differences(results: dict[str, Any], table: Effects, output_png: Path) -> N
                     f'; logarithmic beyond {LINEAR} on either side' * wide)
     marks = 'one seed' if all(len(one.each) == 1 for _, one, _ in found) else \
         'diamonds: means, dots: seeds, bars: 95 % intervals'
-    figure.suptitle(f'{report.place(results, effects.splits(results)[0])}\n{marks}, shaded: the side that the paper '
+    figure.suptitle(f'{report.place(results, effects.measured(results)[0])}\n{marks}, shaded: the side that the paper '
                     'claims; the claim holds: green, does not: orange', fontsize=9, color=GREY)
     axes.spines[['top', 'right', 'left']].set_visible(False)
     axes.tick_params(axis='y', length=0)
@@ -176,7 +176,8 @@ def _race(results: dict[str, Any], output_png: Path) -> None:
     halo = [patheffects.withStroke(linewidth=3, foreground='white')]
     axes.axhline(target, color=GREY, linestyle=':', linewidth=1.3)
     for number, name in enumerate(names):
-        colour, dash = COLOURS[number], DASHES[number]
+        turn = number // len(COLOURS)       # a colour that comes again has another dash
+        colour, dash = COLOURS[number % len(COLOURS)], DASHES[(number + turn) % len(DASHES)]
         chosen = winners.get(name) or min((e for e in grid if e.name == name),
                                           key=lambda e: math.inf if e.lowest is None else e.lowest)
         own = [arm for arm in results['arms'] if arm['name'] == name]

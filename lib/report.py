@@ -19,7 +19,7 @@ from rich.table import Table as Grid
 from rich.text import Text
 
 from lib import effects, races, seeds
-from lib.effects import Effects
+from lib.effects import Effects, Where
 from lib.experiment import NO_RECIPE, in_words
 from lib.races import Entrant, Race
 from lib.results import kept, origin
@@ -66,8 +66,8 @@ def sheets(results: dict[str, Any], tables: Iterable[Table | Race | Effects], sp
                 found.append(_race(results, table))
         elif isinstance(table, Effects):
             if table.experiment in experiments and 'arms' in results:
-                in_training = effects.trained_on(results)
-                found += [_effects(results, table, split) for split in effects.splits(results) if split != in_training]
+                found += [_effects(results, table, where) for where in effects.measured(results)
+                          if where.split != effects.trained_on(results)]
         elif 'arms' not in results and any(concerns(results, row, experiments) for row in table.rows):
             found.append(_table(results, table, experiments))
     if 'arms' in results and results['target'] is None:
@@ -290,12 +290,12 @@ def _reached(entrant: Entrant) -> str:
     return f'with {entrant.arrived} of {entrant.seeds} seeds' if entrant.arrived else f'not in {number(entrant.epochs)}'
 
 
-def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
-    """The claims, each beside the difference that was found on a split."""
+def _effects(results: dict[str, Any], table: Effects, where: Where) -> Sheet:
+    """The claims, each beside the difference that was found."""
     rows, unlike = [], effects_unlike(results, table)
     dagger = DAGGER * bool(unlike)
     for effect in table.rows:
-        judged = effects.judged(results, effect, split)
+        judged = effects.judged(results, effect, where)
         if judged is not None:
             found, said = judged
             rows.append((effect.claim, effect.paper, f'{found.ours:.2f}', f'{found.theirs:.2f}', f'{found}{dagger}',
@@ -303,21 +303,22 @@ def _effects(results: dict[str, Any], table: Effects, split: str) -> Sheet:
     header = ('change', 'paper', 'error %', 'against %', 'difference (95 %)', 'seeds', 'claim')
     notes = ["Differences are between runs of the same seed; the interval is that of Student's t over the seeds and "
              'says nothing of other images. Of a number for other data only the sign is tested.']
-    return Sheet(f'{table.title}: top-1 error on {place(results, split)}', header, tuple(rows), (True,) * len(rows),
+    return Sheet(f'{table.title}: top-1 error on {place(results, where)}', header, tuple(rows), (True,) * len(rows),
                  (*unlike, *notes))
 
 
-def place(results: dict[str, Any], split: str) -> str:
-    """A split of an arm's errors: the images that it has, the crops of each."""
-    error = next(error for arm in results['arms'] for error in arm['errors'] if error['split'] == split)
+def place(results: dict[str, Any], where: Where) -> str:
+    """What an arm's errors are of: the images, and the crops of each."""
+    seen = next(error['seen'] for arm in results['arms'] for error in arm['errors']
+                if (error['split'], error['protocol']) == where)
     data = results['data']
-    if split == effects.trained_on(results):
+    if where.split == effects.trained_on(results):
         name = data['name']
-    elif split == 'validation':
+    elif where.split == 'validation':
         name = data['validation_name']
     else:
-        name = f'{origin(data["validation_name"])[0]} {split}'
-    return _judged(name, error['seen'], error['protocol'])
+        name = f'{origin(data["validation_name"])[0]} {where.split}'
+    return _judged(name, seen, where.protocol)
 
 
 def _judged(name: str, seen: int, protocol: str) -> str:
@@ -325,28 +326,28 @@ def _judged(name: str, seen: int, protocol: str) -> str:
 
 
 def _arms(results: dict[str, Any]) -> Sheet:
-    """Every arm: what it changes, its error on every split by seed, its length."""
-    splits, rows = effects.splits(results), []
+    """Every arm: what it changes, its errors by seed, its length."""
+    measured, rows = effects.measured(results), []
     numbers = sorted({arm['seed'] for arm in results['arms']})
     for name in dict.fromkeys(arm['name'] for arm in results['arms']):
         own = [arm for arm in results['arms'] if arm['name'] == name]
         by_seed = {arm['seed']: arm for arm in own}
-        cells = [', '.join(_top1(by_seed[seed], split) if seed in by_seed else '-' for seed in numbers)
-                 for split in splits]
+        cells = [', '.join(_top1(by_seed[seed], where) if seed in by_seed else '-' for seed in numbers)
+                 for where in measured]
         changes = ', '.join(path if len(value) > 20 else f'{path} = {value}'
                             for path, value in own[0]['changes'].items())
         rows.append((name, changes or 'nothing', *cells, f'{max(arm["parameters"] for arm in own):,}',
                      number(max(arm['epochs'] for arm in own))))
-    header = ('arm', 'changes', *(f'{place(results, split)}, top-1 %' for split in splits), 'parameters', 'epochs')
+    header = ('arm', 'changes', *(f'{place(results, where)}, top-1 %' for where in measured), 'parameters', 'epochs')
     return Sheet(f'Every arm, seed {", ".join(map(str, numbers))}', header, tuple(rows), (True,) * len(rows), ())
 
 
-def _top1(arm: dict[str, Any], split: str) -> str:
-    """The error of an arm on a split, '-' if only others were measured."""
-    found, measured = effects.top1(arm, split), {error['split'] for error in arm['errors']}
+def _top1(arm: dict[str, Any], where: Where) -> str:
+    """An error of an arm, '-' if only others were measured."""
+    found, splits = effects.top1(arm, where), {error['split'] for error in arm['errors']}
     if found is not None:
         return f'{found:.2f}'
-    return '-' if measured and split not in measured else 'diverged'
+    return '-' if splits and where.split not in splits else 'diverged'
 
 
 def race_unlike(results: dict[str, Any], race: Race) -> list[str]:
@@ -487,7 +488,7 @@ def findings(results: dict[str, Any], tables: Iterable[Table | Race | Effects], 
                 for effect, found, said in effects.tested(results, table):
                     yield Finding(f'{table.title}: {effect.claim}', effect.paper,
                                   f'{found.ours:.2f} against {found.theirs:.2f}: {found}{DAGGER * bool(unlike)}',
-                                  place(results, effects.splits(results)[0]), number(results['arms'][0]['epochs']),
+                                  place(results, effects.measured(results)[0]), number(results['arms'][0]['epochs']),
                                   len(found.each),
                                   None if unlike else said, effect.sign is not None)
         elif 'arms' not in results:

@@ -7,7 +7,7 @@ import pytest
 from matplotlib import image
 
 from lib import effects, figures, readme, report, seeds
-from lib.effects import Effect, Effects
+from lib.effects import Effect, Effects, Where
 from lib.experiment import UsageError
 from lib.paper import Paper
 from lib.results import TRAINING, read, write
@@ -18,6 +18,7 @@ MORE = Effect('norms harm', 'norm', 'plain', '+2 on FISH', 'more')
 OPEN = Effect('tanh', 'tanh', 'plain', 'nothing', None)
 TABLE = Effects('In small', 'BIRDS, five batches', 'birds', 'pair', (LESS, OPEN))
 PAPERS = {'alexnet': Paper('alexnet', {'pair': LONG}, None, (TABLE,), 'conv1', None, {'pair': 'pair flies'}, counts={})}
+VALIDATION, TEST, TRAIN = (Where(split, 'centre') for split in ('validation', 'test', 'train'))
 PLAIN, NORM = (20.0, 21.0, 22.0), (18.1, 19.0, 19.9)        # differences of -1.9, -2.0, -2.1: deviation 0.1
 
 
@@ -45,17 +46,17 @@ ONE = compared(arm('plain', 20.0), arm('norm', 18.0), arm('tanh', 20.5))
 
 def test_mean_and_interval_are_those_worked_by_hand():
     """t of two degrees of freedom is 4.303 at 97.5 %: 4.303 * 0.1 / 3^0.5 = 0.248."""
-    found = effects.difference(THREE, LESS, 'validation')
+    found = effects.difference(THREE, LESS, VALIDATION)
     assert found.each == pytest.approx((-1.9, -2.0, -2.1)) and found.mean == pytest.approx(-2)
     assert found.half == pytest.approx(0.24841, abs=1e-5) and str(found) == '-2.00 (-2.25 to -1.75)'
-    one = effects.difference(ONE, LESS, 'test')
+    one = effects.difference(ONE, LESS, TEST)
     assert (one.each, one.mean, one.half, str(one)) == ((-2.0,), -2.0, math.inf, '-2.00')
 
 
 def test_only_seeds_of_both_arms_count():
-    assert effects.difference(THREE, OPEN, 'validation').each == (4.0,)             # seed 1; seed 2 diverged
-    assert effects.difference(compared(arm('plain', 20.0), arm('norm', 19.0, seed=1)), LESS, 'validation') is None
-    assert effects.difference(ONE, LESS, 'train') is None
+    assert effects.difference(THREE, OPEN, VALIDATION).each == (4.0,)             # seed 1; seed 2 diverged
+    assert effects.difference(compared(arm('plain', 20.0), arm('norm', 19.0, seed=1)), LESS, VALIDATION) is None
+    assert effects.difference(ONE, LESS, TRAIN) is None
 
 
 @pytest.mark.parametrize('effect, each, words', [
@@ -69,7 +70,7 @@ def test_only_seeds_of_both_arms_count():
 def test_verdicts(effect, each, words):
     arms = [arm(name, 20.0 + more, seed) for seed, gap in enumerate(each)
             for name, more in ((effect.arm, gap), (effect.against, 0.0))]
-    assert effects.verdict(effect, effects.difference(compared(*arms), effect, 'validation')) == words
+    assert effects.verdict(effect, effects.difference(compared(*arms), effect, VALIDATION)) == words
 
 
 def test_the_report_has_every_claim_on_every_split_and_every_arm():
@@ -86,6 +87,21 @@ def test_the_report_has_every_claim_on_every_split_and_every_arm():
     assert line(text, 'norms help')[4:] == ['-2.00 (-2.25 to -1.75)', '3', 'holds'] and 'n = 3' in text
 
 
+def test_every_protocol_has_its_table_and_the_comparisons_own_is_the_finding():
+    def both(name, ten, centre, seed):
+        own = arm(name, ten, seed)
+        return own | {'errors': [own['errors'][0] | {'protocol': 'ten'}, own['errors'][0] | {'top1': centre}]}
+
+    results = compared(*(both(name, top1, top1 + more * seed, seed) for name, each, more in (
+        ('plain', PLAIN, 0.0), ('norm', NORM, 2.0)) for seed, top1 in enumerate(each)))
+    ten, centre, arms = report.sheets(results, (TABLE,), 'pair')
+    assert ten.title.endswith('ten crops averaged') and ten.rows[0][-1] == 'holds'
+    assert centre.title.endswith('one central crop') and centre.rows[0][-1] == 'undecided'
+    assert centre.rows[0][2] == '21.00' and arms.rows[1][2:4] == ('18.10, 19.00, 19.90', '18.10, 21.00, 23.90')
+    finding, = (found for found in report.findings(results, (TABLE,), 'pair') if found.claim.endswith('norms help'))
+    assert finding.verdict == 'holds' and finding.judged.endswith('ten crops averaged')
+
+
 FITTED = Effect('norms fit less', 'norm', 'plain', 'less overfitting', 'less', overfitting=True)
 
 
@@ -99,11 +115,11 @@ def test_overfitting_is_what_the_error_has_above_that_in_training():
     data = THREE['data'] | {'name': 'birds 1.0 train[:4000]'}
     results = compared(trained('plain', 20.0, 10.0, 0), trained('plain', 22.0, 11.0, 1), trained('norm', 25.0, 23.0, 0),
                        trained('norm', 26.0, 22.0, 1), trained('norm', 26.0, 22.0, 2), data=data)
-    found = effects.difference(results, FITTED, 'validation')
+    found = effects.difference(results, FITTED, VALIDATION)
     assert found.each == (-8.0, -7.0) and (found.ours, found.theirs) == (3.0, 10.5)
-    assert effects.difference(results, LESS, 'validation').each == (5.0, 4.0)
-    assert effects.difference(results, FITTED, 'test').each == (-8.0, -7.0)
-    assert effects.difference(THREE, FITTED, 'validation') is None          # not measured in training
+    assert effects.difference(results, LESS, VALIDATION).each == (5.0, 4.0)
+    assert effects.difference(results, FITTED, TEST).each == (-8.0, -7.0)
+    assert effects.difference(THREE, FITTED, VALIDATION) is None          # not measured in training
 
     own, test, arms = report.sheets(results, (dataclasses.replace(TABLE, rows=(LESS, FITTED)),), 'pair')
     assert ' birds 1.0 train[4000:], ' in own.title and ' birds 1.0 test, ' in test.title
@@ -117,8 +133,8 @@ def test_images_drawn_by_class_are_those_trained_on():
     data = THREE['data'] | {'name': 'birds 1.0 train[:4000], 5 of each class, fold 0',
                             'validation_name': 'birds 1.0 train[4000:], the rest, fold 0'}
     results = compared(trained('plain', 20.0, 10.0, 0), trained('norm', 25.0, 23.0, 0), data=data)
-    assert effects.difference(results, FITTED, 'validation').each == (-8.0,)
-    places = [report.place(results, split) for split in effects.splits(results)]
+    assert effects.difference(results, FITTED, VALIDATION).each == (-8.0,)
+    places = [report.place(results, where) for where in effects.measured(results)]
     assert [place.partition(' images of ')[2].removesuffix(', one central crop') for place in places] == [
         data['validation_name'], 'birds 1.0 test', data['name']]
 
@@ -132,7 +148,7 @@ def test_less_overfitting_with_more_error_is_no_finding(errors, above, said):
     plain = [trained('plain', 20.0 + seed / 10, 10.0 + seed / 10, seed) for seed in range(3)]
     norm = [trained('norm', error, error - above - seed / 10, seed) for seed, error in enumerate(errors)]
     results = compared(*plain, *norm, data=data)
-    assert effects.judged(results, FITTED, 'validation')[1] == said
+    assert effects.judged(results, FITTED, VALIDATION)[1] == said
     assert [one[2] for one in effects.tested(results, dataclasses.replace(TABLE, rows=(FITTED,)))] == [said]
 
 
@@ -205,12 +221,12 @@ def test_comparisons_of_several_seeds_become_one():
     assert [(arm['name'], arm['seed']) for arm in found['arms']] == [
         (name, seed) for seed in (0, 1, 2) for name in ('plain', 'norm')]
     assert (found['steps'], found['seconds']) == (180, 12.0)
-    assert str(effects.difference(found, LESS, 'validation')) == '-2.00 (-2.25 to -1.75)'
+    assert str(effects.difference(found, LESS, VALIDATION)) == '-2.00 (-2.25 to -1.75)'
 
 
 def test_a_seed_may_run_its_arms_in_turns():
     one, other = (compared(arm(name, top1)) for name, top1 in (('plain', 20.0), ('norm', 18.0)))
-    assert str(effects.difference(seeds.together([one, other]), LESS, 'validation')) == '-2.00'
+    assert str(effects.difference(seeds.together([one, other]), LESS, VALIDATION)) == '-2.00'
 
 
 @pytest.mark.parametrize('changes, sentence', [({'target': 25.0}, 'differ in target'),

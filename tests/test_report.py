@@ -425,10 +425,11 @@ def test_the_training_curve_is_drawn_from_any_metrics(tmp_path):
 
 def test_a_comparison_is_drawn_whether_or_not_its_arms_arrive(tmp_path):
     pictures = []
-    for arms in (COMPARED['arms'], [arm('relu', 0.1, 4), arm('tanh', 0.1, None)]):
+    for arms in (COMPARED['arms'], [arm('relu', 0.1, 4), arm('tanh', 0.1, None)],
+                 [arm(f'unit {number}', 0.1, 4 + number) for number in range(9)]):
         figures.comparison(COMPARED | {'arms': arms}, (), tmp_path / 'curve.png')
         pictures.append(image.imread(tmp_path / 'curve.png'))
-    assert pictures[0].shape == pictures[1].shape == (832, 1120, 4)
+    assert {picture.shape for picture in pictures} == {(832, 1120, 4)}
     assert (pictures[0] != pictures[1]).any()
 
 
