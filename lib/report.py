@@ -302,7 +302,7 @@ def _effects(results: dict[str, Any], table: Effects, where: Where) -> Sheet:
                          str(len(found.each)), '-' if unlike else said))
     header = ('change', 'paper', 'error %', 'against %', 'difference (95 %)', 'seeds', 'claim')
     notes = ["Differences are between runs of the same seed; the interval is that of Student's t over the seeds and "
-             'says nothing of other images. Of a number for other data only the sign is tested.']
+             'says nothing of other images. Of what the paper says only the sign is tested, not the size.']
     return Sheet(f'{table.title}: top-1 error on {place(results, where)}', header, tuple(rows), (True,) * len(rows),
                  (*unlike, *notes))
 
