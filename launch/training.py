@@ -19,7 +19,7 @@ from lib.experiment import Comparison, Data, Experiment, change, diff, require
 from lib.paper import Paper
 from lib.results import origin, write
 from lib.task import Params, count
-from lib.train import Outcome, fit
+from lib.train import Outcome, fit, require_trainable
 from lib.visualize import kernels
 
 
@@ -39,17 +39,20 @@ def run(paper: Paper) -> None:
     own = given & {path for arm in arms.values() for path, _ in arm.changes}
     require(not own, f'--set {", ".join(sorted(own))}: arms of {FLAGS.experiment} have their own; name one with '
                      f'--experiment={FLAGS.experiment}/ARM, or others with --arms.')
-    for experiment in map(chosen.experiment, arms.values()) if arms else [chosen]:
+    experiments = [chosen.experiment(arm) for arm in arms.values()] or [chosen]
+    for experiment in experiments:
         sources.require_held_out(experiment.data)
     differences = diff(first, _first(paper.experiments[first.published]))
     differences = {path: change for path, change in differences.items() if path not in by_arms}
     if FLAGS.init_from and not first.starts_from:
         differences['init_from'] = (None, FLAGS.init_from)
+    mesh = meshes.make(FLAGS.mesh)
+    for experiment in experiments:
+        require_trainable(paper.build(experiment), experiment, mesh)
     folder = workdir.path(FLAGS.workdir, f'{paper.name}-{FLAGS.experiment}'.replace('/', '-'))
     identity = trained.identity(paper, FLAGS.experiment, FLAGS.set, first, FLAGS.init_from)
     workdir.claim(folder, identity)
     earlier = comparison.earlier(chosen, arms, folder) if arms else None
-    mesh = meshes.make(FLAGS.mesh)
     workdir.commit()            # now: a long training may end in a checkout that has gone on
     say(f'{paper.name} {FLAGS.experiment}: {chosen.summary} ({chosen.source})')
     say('Differs from the published recipe in:' if differences else 'The recipe is as published.')

@@ -34,7 +34,7 @@ def make(text: str) -> Mesh:
     that this is called before JAX is used.
 
     Raises:
-      UsageError: if the text is malformed or there are too few devices.
+      UsageError: if the text is malformed, there are too few devices, or they belong to several hosts.
     """
     shape = parse(text)
     # XLA:CPU takes the size of its thread pool from here. A device that waits for another blocks a thread.
@@ -43,6 +43,9 @@ def make(text: str) -> Mesh:
         jax.config.update('jax_num_cpu_devices', max(math.prod(shape), jax.config.jax_num_cpu_devices))
     except RuntimeError:
         pass  # JAX runs already, so the devices that there are must do
+    if jax.process_count() > 1:
+        raise UsageError(f'This program is one of {jax.process_count()} that share devices, as on a TPU of several '
+                         'hosts: it trains on the devices of one host only; start it on one.')
     if len(jax.devices()) < math.prod(shape):
         raise UsageError(f'--mesh={text} needs {math.prod(shape)} devices and there are {len(jax.devices())} '
                          f'({jax.devices()[0].device_kind}): make it smaller.')

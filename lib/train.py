@@ -1,5 +1,5 @@
 """One training loop for all papers: batch k, its crops and its dropout are pure functions of (seed, k), so a run that
-was interrupted anywhere continues at its step and ends with the same bits."""
+was interrupted anywhere continues at its step, and ends with the same bits where the device adds in a fixed order."""
 import functools
 import json
 import time
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -213,9 +214,24 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
 
     Raises:
       Interrupted: if `stop()` became true. The same call continues there.
-      UsageError: if the mesh does not divide the batch, the network cannot be judged as `experiment.evaluation` says,
-        or there are more classes than outputs.
+      UsageError: as `require_trainable`, or if there are more classes than outputs.
       Diverged: if the loss is no longer a number.
+    """
+    require_trainable(task, experiment, mesh)
+    labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
+    if labels > outputs:
+        raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '
+                         f'model.classes to at least {labels}.')
+    with jax.set_mesh(mesh):
+        return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop, start).run()
+
+
+def require_trainable(task: Task, experiment: Experiment, mesh: Mesh) -> None:
+    """What can be known without data.
+
+    Raises:
+      UsageError: if the mesh does not divide the batch or the groups of a convolution, the network cannot be judged as
+        `experiment.evaluation` says, or the optimizer names a layer that is not there.
     """
     if experiment.batch_size % mesh.shape['data'] or experiment.evaluation.batch_size % mesh.shape['data']:
         raise UsageError(f'--mesh has data:{mesh.shape["data"]}, which does not divide batch_size='
@@ -232,17 +248,14 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
     for field in ('layer_weight_decay', 'layer_learning_rate'):
         unknown = [layer for layer, _ in getattr(experiment.optimizer, field) if layer not in layers]
         require(not unknown, f'optimizer.{field} names {", ".join(unknown)}; the layers are: {", ".join(layers)}.')
-    labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
-    if labels > outputs:
-        raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '
-                         f'model.classes to at least {labels}.')
     with jax.set_mesh(mesh):
-        return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop, start).run()
+        _outputs(task, experiment)
 
 
 def _outputs(task: Task, experiment: Experiment) -> int:
-    image = jax.ShapeDtypeStruct((1, experiment.data.image_size, experiment.data.image_size, 3), np.float32)
-    return jax.eval_shape(task.predict, jax.eval_shape(task.init, jax.random.key(0)), image).shape[1]
+    size = experiment.data.image_size
+    images = jax.ShapeDtypeStruct((experiment.evaluation.batch_size, size, size, 3), np.float32)
+    return jax.eval_shape(task.predict, jax.eval_shape(task.init, jax.random.key(0)), images).shape[1]
 
 
 class _Training:

@@ -247,3 +247,9 @@ def test_malformed_mesh_is_refused(text):
 def test_mesh_with_too_few_devices_is_refused():
     with pytest.raises(UsageError, match='needs 512 devices'):
         meshes.make('data:256,model:2')
+
+
+def test_devices_of_several_hosts_are_refused(monkeypatch):
+    monkeypatch.setattr(jax, 'process_count', lambda: 4)
+    with pytest.raises(UsageError, match='one of 4 that share devices'):
+        meshes.make('data:1')

@@ -40,6 +40,7 @@ def test_help_exits_with_0(cache):
     (['--set', 'model.dropot=0'], 'Did you mean model.dropout'),
     (['--set', 'epochs=soon'], 'takes a whole number'),
     (['--mesh=2x2'], 'data:N,model:M'),
+    (['--mesh=model:3'], 'does not divide the 2 groups'),       # said before there is any data
     ([], 'tfds build imagenet2012'),
     (['--set', 'data.source=cifar10'], 'pip install -r requirements-prepare.txt'),
     (['--workdir=/proc/nowhere'], 'cannot be written'),
