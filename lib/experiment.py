@@ -29,8 +29,8 @@ def require(condition: bool, sentence: str) -> None:
 class Data:
     """What is read, and how it is changed before the network sees it. Pixels are raw RGB values from 0 to 255.
 
-    In this order: an image is resized and gets its border when it is stored; then its mean or contrast is taken away,
-    it is whitened, deformed, padded, cropped, mirrored and coloured.
+    In this order: an image is resized and gets its border when it is stored; then its colours are jittered, its mean or
+    contrast is taken away, it is whitened, deformed, padded, cropped, mirrored and gets its colour noise.
     """
     source: str                             # 'digits', 'folder:PATH', or a TFDS name: 'cifar10', 'imagenette/160px-v2'
     image_size: int                         # pixels a side, as the network sees them

@@ -1,4 +1,4 @@
-"""Pictures of a training: its curve, a comparison of two. All are PNG files."""
+"""Pictures of a training and of a comparison. All are PNG files."""
 import json
 import math
 import textwrap

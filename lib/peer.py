@@ -1,5 +1,6 @@
 """What the papers' networks in PyTorch share. They stand beside ours to be compared with: tests show that both compute
-the same, launch.benchmark how fast. torch has to be installed (requirements-peer.txt) for this and for no other module.
+the same, launch.benchmark how fast. torch has to be installed (requirements-peer.txt) for this, for launch/peer.py and
+for the peer.py of each paper, and for nothing else.
 """
 import torch
 from torch import nn

@@ -26,8 +26,8 @@ BLOCK = re.compile(r'<!-- generated: (\S+) -->\n(.*?)<!-- end -->', re.DOTALL)
 
 def markdown(results: dict[str, Any], tables: Iterable[Table | Race | Effects], speaks_to: str,
              pictures: Mapping[str, str]) -> str:
-    """The same report as `show`, for a README; `pictures` are paths as seen from it, with a sentence about each or
-    none."""
+    """The same report as `report.show`, for a README; `pictures` are paths as seen from it, with a sentence about
+    each or none."""
     found = report.sheets(results, tables, speaks_to)
     parts = []
     for sheet in found if 'arms' in results else [report.measured(results), *found]:

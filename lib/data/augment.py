@@ -101,8 +101,8 @@ def color_jitter(key: jax.Array, images: jax.Array, greatest: float) -> jax.Arra
 
 
 def centre(images: jax.Array, statistics: Statistics, data: Data) -> jax.Array:
-    """uint8 [n, height, width, 3] -> float32 [n, S, S, 3], the central crop; half a pixel up and left where the spare
-    pixels are odd. Raises UsageError as `train` does."""
+    """Pixels [n, height, width, 3], 0 to 255 -> float32 [n, S, S, 3], the central crop; half a pixel up and left
+    where the spare pixels are odd. Raises UsageError as `train` does."""
     top, left = crops.centre(crops.spare(images, data.image_size))
     found = centred(images, statistics, data)[:, top:top + data.image_size, left:left + data.image_size]
     return found / data.pixel_scale

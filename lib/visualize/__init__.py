@@ -1,7 +1,7 @@
 """Looking inside a trained network: one module a method.
 
-Each has `measure`, which gives the numbers as a dict that JSON can hold; `statement`, which says them in a sentence;
-and `draw`, which makes a picture of them. Here is what the methods share.
+A method has `Options`, its parameters; `look`, which draws a picture and gives the numbers in it, as a dict that JSON
+can hold, and a sentence that says them; and `METHOD`. Here is what the methods share.
 """
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -29,13 +29,12 @@ FACTS = ('network', 'layer', 'layers', 'units', 'data', 'images', 'files', 'para
          'commit', 'date')
 
 
-def write(folder: Path, title: str, methods: Mapping[str, str], introduction: str = '') -> Path:
+def write(folder: Path, title: str, methods: Mapping[str, str]) -> Path:
     """Writes the page of a folder's pictures: those with a .json of the same name beside them, as launch.visualize
     leaves them.
 
     Args:
       methods: {method: what it shows}, in the order of the page.
-      introduction: HTML that comes first.
 
     Raises:
       UsageError: if a .json is damaged, or the page cannot be written.
@@ -44,7 +43,7 @@ def write(folder: Path, title: str, methods: Mapping[str, str], introduction: st
                 if path.with_suffix('.png').exists()]
     there = [method for method in methods if any(about['method'] == method for _, about in pictures)]
     links = ' '.join(f'<a href="#{method}">{method.replace("_", " ")}</a>' for method in there)
-    parts = [f'<h1>{html.escape(title)}</h1>', introduction, f'<nav>{links}</nav>']
+    parts = [f'<h1>{html.escape(title)}</h1>', f'<nav>{links}</nav>']
     for method in there:
         parts.append(f'<h2 id="{method}">{method.replace("_", " ")}</h2><p>{html.escape(methods[method])}</p>')
         parts += [_figure(path, about) for path, about in pictures if about['method'] == method]

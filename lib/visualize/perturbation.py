@@ -96,8 +96,9 @@ def iterations(epsilon: float, step: float) -> int:
     return max(1, int(np.ceil(min(level + 4, 1.25 * level) / (step * RANGE))))
 
 
-def noise(request: Request, pixels: np.ndarray, epsilon: float, seed: int, eight_bits: bool = True) -> np.ndarray:
-    """The same with random signs, which say what a change of that size does without the gradient."""
+def noise(request: Request, pixels: np.ndarray, epsilon: float, seed: int | Sequence[int],
+          eight_bits: bool = True) -> np.ndarray:
+    """What `attack` gives, with random signs, which say what a change of that size does without the gradient."""
     shape = (*pixels.shape[:3], free.channels(request, pixels))
     signs = np.random.default_rng(seed).integers(0, 2, shape) * 2 - 1
     return as_image(pixels + epsilon * RANGE * signs * free.inside(request), eight_bits)

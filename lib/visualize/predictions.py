@@ -26,11 +26,12 @@ def look(request: Request, options: None, picture: Path) -> tuple[dict[str, Any]
     found = measure(request.network.task.predict, request.params, request.network.statistics, request.data, split, at)
     said, layer = [], request.layer and request.chosen_layer()
     if layer:
-        near = neighbours.of_images(request, layer, split, at, min(NEAREST, len(request.train)))
+        nearest = min(NEAREST, len(request.train))
+        near = neighbours.of_images(request, layer, split, at, nearest)
         for image, query in zip(found['images'], near['queries']):
             image['votes'] = votes([entry['label'] for entry in query['nearest'][layer]], request.train)
         right = [image['votes'][0]['label'] == image['label'] for image in found['images']]
-        said = [f'The commonest label of the {NEAREST} images of {request.train.name} that are nearest in {layer} is '
+        said = [f'The commonest label of the {nearest} images of {request.train.name} that are nearest in {layer} is '
                 f"the image's own for {sum(right)}; the lower bars are shares among these."]
     lines = [request.network.origin, f'{len(at)} images of {split.name}, central crop of {request.size} pixels', *said]
     draw(found, split, request.data, 'The most likely classes', lines, picture)
