@@ -4,6 +4,7 @@ Fergus 2013, section 5.3).
 The network is not trained. Images are seen under their central crop, once each.
 """
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 from sklearn.svm import LinearSVC
 
+from lib import hardware
 from lib.data import augment, batches
 from lib.data.sources import Split
 from lib.data.statistics import Statistics, require_fits
@@ -30,6 +32,8 @@ CS = (0.1, 1.0, 10.0, 100.0)            # the inverse strengths of regularisatio
 FOLDS = 5                               # one part in so many of the training images judges them
 COLUMNS = 4096                          # numbers of a feature vector that are worked on at a time
 RANK = 1e-10                            # directions with less than this part of the largest variance count as none
+FLOAT32, FLOAT64 = 4, 8                 # bytes
+FITTED, JUDGED = 5, 3                   # copies of the vectors of either set that `coordinates` and `fit` have at once
 
 
 def measure(activations: Callable, layer: str, params, statistics: Statistics, data: Data, train: Split, judged: Split,
@@ -45,7 +49,8 @@ def measure(activations: Callable, layer: str, params, statistics: Statistics, d
     'classes': [{'name', 'images', 'right'}, ...]}.
 
     Raises:
-      UsageError: if the images do not fit the mean image or the crop, or a class has only one training image.
+      UsageError: if the images do not fit the mean image or the crop, a class has only one training image, or there
+        is no room for the features.
     """
     for split in (train, judged):
         require_fits(statistics, split)
@@ -55,6 +60,9 @@ def measure(activations: Callable, layer: str, params, statistics: Statistics, d
     require(smallest >= 2, f'A class of {train.name} has only one image, and some of them have to choose C: set '
                            'data.train_per_class to at least 2.')
     vectors = functools.partial(_vectors, activations, layer, data, jax.device_put(params), statistics)
+    require_room(layer, jax.eval_shape(vectors, train.images[:1]).shape[1], len(train), len(judged), scratch,
+                 'choose fewer images with --set data.train_per_class=N, and with data.validation_per_class=N or '
+                 'data.validation_split=NAME[:N].')
     with tempfile.TemporaryDirectory(dir=scratch) as folder:
         first, second = (extract(vectors, split, batch_size, Path(folder) / name)
                          for name, split in (('train', train), ('judged', judged)))
@@ -69,6 +77,18 @@ def measure(activations: Callable, layer: str, params, statistics: Statistics, d
             'wrong': int((~right).sum()), 'error': 100 * float(np.mean(~right)),
             'class_accuracy': 100 * float(np.mean([c['right'] / c['images'] for c in classes])),
             'classes': classes}
+
+
+def require_room(layer: str, dimensions: int, train: int, judged: int, scratch: Path, remedy: str) -> None:
+    """Raises UsageError, which ends with the remedy, if the outputs of a layer for so many images do not fit the disk,
+    or the classifier on them the memory."""
+    free, needed = shutil.disk_usage(scratch).free, FLOAT32 * dimensions * (train + judged)
+    require(needed < free, f'The outputs of {layer} for {train + judged:,} images take {needed / 2**30:.1f} GiB, and '
+                           f'{scratch} has {free / 2**30:.1f}: {remedy}')
+    memory = hardware.host_memory()
+    needed = FLOAT64 * min(train, dimensions) * (FITTED * train + JUDGED * judged)
+    require(needed < memory, f'A classifier on {layer}, fitted on {train:,} images and judged on {judged:,}, takes '
+                             f'{needed / 2**30:.1f} GiB of memory, and this machine has {memory / 2**30:.1f}: {remedy}')
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -119,7 +139,9 @@ def coordinates(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.n
         first, second = directions[:, spanned] * scale, across @ directions[:, spanned] / scale
     length = np.sqrt(np.mean(np.square(first).sum(1)))
     length = length if length > 0 else 1.0
-    return first / length, second / length
+    first /= length
+    second /= length
+    return first, second
 
 
 def fit(vectors: np.ndarray, labels: Sequence[int], classifier: str, folds: int = FOLDS) -> GridSearchCV:

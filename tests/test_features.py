@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 from sklearn.svm import LinearSVC
 
-from lib import features
+from lib import features, hardware
 from lib.data import augment
 from lib.data.sources import Split
 from lib.data.statistics import Statistics
@@ -113,6 +113,23 @@ def test_a_class_of_one_image_is_refused(tmp_path):
     train, judged = split('train', [0, 0, 1], seed=2), split('test', [0, 1], seed=3)
     with pytest.raises(UsageError, match='set data.train_per_class to at least 2'):
         features.measure(activations, 'last', {'scale': 1.0}, STATISTICS, DATA, train, judged, 'svm', 4, tmp_path)
+
+
+def test_features_without_room_are_refused_before_any_is_made(tmp_path, monkeypatch):
+    train, judged = split('train', [0, 1] * 5, seed=2), split('test', [0, 1] * 4, seed=3)
+
+    def refused(layer):
+        with pytest.raises(UsageError, match='with --set data.train_per_class=N') as error:
+            features.measure(activations, layer, {'scale': 1.0}, STATISTICS, DATA, train, judged, 'svm', 4, tmp_path)
+        return str(error.value)
+
+    monkeypatch.setattr(features, 'extract', None)
+    for layer, smaller in (('last', 3), ('pool', 10)):      # of 3 and 108 numbers
+        memory = 8 * smaller * (5 * 10 + 3 * 8)
+        monkeypatch.setattr(hardware, 'host_memory', lambda memory=memory: memory)
+        assert 'fitted on 10 images and judged on 8, takes 0.0 GiB of memory' in refused(layer)
+    monkeypatch.setattr(features.shutil, 'disk_usage', lambda folder: type('', (), {'free': 4 * 108 * 18}))
+    assert f'The outputs of pool for 18 images take 0.0 GiB, and {tmp_path} has' in refused('pool')
 
 
 def narrow_weights(path):

@@ -64,6 +64,6 @@ def test_what_cannot_be_measured_is_refused(tmp_path, monkeypatch):
     asked = half_bright([0, 1, 1])
     with pytest.raises(UsageError, match='only one of the 3 training images'):
         features_table.measure(asked, ('S2',), ('svm',), asked.judged, asked.judged)
-    monkeypatch.setattr(features_table.shutil, 'disk_usage', lambda folder: type('', (), {'free': 1000}))
+    monkeypatch.setattr(features_table.features.shutil, 'disk_usage', lambda folder: type('', (), {'free': 1000}))
     with pytest.raises(UsageError, match='set table7.train and table7.examples lower'):
         features_table.measure(asked, ('S2',), ('svm',), asked.judged, asked.judged)

@@ -7,7 +7,6 @@ training images of the network itself, or of other data: --set data.source=folde
 import dataclasses
 import itertools
 import math
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from lib.visualize.request import Method, Request
 
 MOST = 7                # layers by default, if the sizes of maps allow
 NAME, BAR, TALL = 170, 380, 34      # pixels: of a row
-FLOAT32 = 4             # bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,14 +79,11 @@ def measure(request: Request, layers: Sequence[str], classifiers: Sequence[str],
     """What features.measure finds for each layer and classifier, with their names.
 
     Raises:
-      UsageError: if a class has one training image only, or the features do not fit the disk.
+      UsageError: if a class has one training image only, or there is no room for the features.
     """
     for layer in layers:
-        needed = FLOAT32 * math.prod(request.geometry[layer].size) * (len(train) + len(judged))
-        free = shutil.disk_usage(request.scratch).free
-        require(needed < free, f'The outputs of {layer} for {len(train) + len(judged):,} images take '
-                               f'{needed / 2**30:.1f} GiB, and {request.scratch} has {free / 2**30:.1f}: set '
-                               'table7.train and table7.examples lower, or choose other table7.layers.')
+        features.require_room(layer, math.prod(request.geometry[layer].size), len(train), len(judged), request.scratch,
+                              'set table7.train and table7.examples lower, or choose other table7.layers.')
     _, counts = np.unique(train.labels, return_counts=True)
     require(counts.min() >= 2, f'A class has only one of the {len(train):,} training images, and some have to choose '
                                'C: set table7.train higher.')
