@@ -48,6 +48,13 @@ def test_what_is_counted(tmp_path):
     assert 'where chance is 33.3 %' in said and 'wrong in 66.7 %' in said
 
 
+def test_without_labels_there_is_no_error(tmp_path):
+    request = asked(squares(), colours, SCALE, labels=[0, -1, 2])       # the second is taken for what is seen in it
+    found, said = confidence_maps.look(request, confidence_maps.Options(), tmp_path / 'c.png')
+    assert found['error'] is None and [row[2] for row in found['table']['rows']] == ['-'] * 2
+    assert said.endswith('where chance is 33.3 %.')
+
+
 def test_one_image_of_each_class_is_drawn_in_their_order(tmp_path):
     request = asked(squares()[[1, 0, 0, 1]], colours, SCALE, labels=[2, 0, 0, 2])
     found, _ = confidence_maps.look(request, confidence_maps.Options(), tmp_path / 'c.png')

@@ -58,9 +58,10 @@ def look(request: Request, options: Options, picture: Path) -> tuple[dict[str, A
                               one.shown[..., one.label].sum(), one.shown.sum())
     if not request.images:
         drawn.sort(key=lambda one: one.label)
+    labelled = bool((split.labels[at] >= 0).all())
     found = {'layer': layer, 'size': list(request.geometry[layer].size), 'share': options.share, 'data': split.name,
-             'images': len(at), **_rates(counts.sum(0)), 'drawn': [one.image for one in drawn],
-             'table': _table(request, counts)}
+             'images': len(at), 'labelled': labelled, **_rates(counts.sum(0), labelled),
+             'drawn': [one.image for one in drawn], 'table': _table(request, counts, labelled)}
     draw(request, found, split, drawn, picture)
     return found, statement(found)
 
@@ -97,21 +98,18 @@ def greatest(maps: np.ndarray, share: float) -> np.ndarray:
     return chosen.reshape(maps.shape)
 
 
-def _rates(counts: np.ndarray) -> dict[str, float | None]:
-    """In %: images whose class has not the greatest mean; whose class has the greatest activation; what is shown that
-    lies in the map of the true class, None if nothing is shown."""
+def _rates(counts: np.ndarray, labelled: bool) -> dict[str, float | None]:
+    """In %: images whose class has not the greatest mean, None where the network's answers stand for labels; whose
+    class has the greatest activation; what is shown that lies in the map of the true class, None if nothing is."""
     images, right, strongest, own, shown = map(int, counts)
-    return {'error': 100 * (images - right) / images, 'strongest': 100 * strongest / images,
+    return {'error': 100 * (images - right) / images if labelled else None, 'strongest': 100 * strongest / images,
             'in_own': 100 * own / shown if shown else None}
 
 
-def _table(request: Request, counts: np.ndarray) -> dict[str, Any]:
-    rows = []
-    for label, own in enumerate(counts):
-        if own[0]:
-            rates = _rates(own)
-            rows.append([request.class_name(label), int(own[0]), f'{rates["error"]:.1f}', f'{rates["strongest"]:.1f}',
-                         '-' if rates['in_own'] is None else f'{rates["in_own"]:.1f}'])
+def _table(request: Request, counts: np.ndarray, labelled: bool) -> dict[str, Any]:
+    rows = [[request.class_name(label), int(own[0]),
+             *('-' if rate is None else f'{rate:.1f}' for rate in _rates(own, labelled).values())]
+            for label, own in enumerate(counts) if own[0]]
     return {'columns': ['true class', 'images', 'error %', 'its map has the greatest activation, %',
                         'of what is shown lies in its map, %'], 'rows': rows}
 
@@ -120,9 +118,12 @@ def statement(found: dict[str, Any]) -> str:
     count, percent = found['size'][-1], f'{100 * found["share"]:g} %'
     shown = 'none of its activations is above 0' if found['in_own'] is None else \
         f'it holds {found["in_own"]:.1f} % of the greatest {percent} of the activations'
-    return (f'Of the {count} maps of {found["layer"]}, that of the true class has the greatest activation in '
+    said = (f'Of the {count} maps of {found["layer"]}, that of the true class has the greatest activation in '
             f'{found["strongest"]:.1f} % of {found["images"]:,} images of {found["data"]}, and {shown}, where chance '
-            f'is {100 / count:.3g} %. Their means, the scores of the classes, are wrong in {found["error"]:.1f} %.')
+            f'is {100 / count:.3g} %.')
+    if found['labelled']:
+        said += f' Their means, the scores of the classes, are wrong in {found["error"]:.1f} %.'
+    return said
 
 
 def draw(request: Request, found: dict[str, Any], split: Split, drawn: list[Maps], path: Path) -> None:
