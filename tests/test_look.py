@@ -9,8 +9,10 @@ from PIL import Image
 
 from launch import cli, visualize
 from launch.cli import FLAGS
-from lib import readme
+from lib import hardware, readme
+from lib.data import sources
 from lib.experiment import UsageError
+from tests import looked_at
 from tests.commands import TINY, launch, run_module
 
 
@@ -83,6 +85,26 @@ def test_of_a_large_folder_some_images_are_looked_at_and_all_are_searched(workdi
     look('alexnet', '--method=patches', '--layer=conv1', *asked)
     found = json.loads((tmp_path / 'out' / 'patches-conv1-many.json').read_text())
     assert found['searched'] == 30
+
+
+def test_images_in_folders_of_wordnet_ids_have_labels_where_the_network_tells_imagenet_apart(tmp_path):
+    for name in ('n01440764', 'hen', 'n00000000'):
+        (tmp_path / name).mkdir()
+        Image.new('RGB', (9, 9)).save(tmp_path / name / 'a.png')
+    network = looked_at.network()
+    of_imagenet = network._replace(classes=sources.imagenet_classes())
+    assert looked_at.request(tmp_path, of_imagenet, images=tmp_path).judged.labels.tolist() == [8, -1, 0]
+    assert looked_at.request(tmp_path, network, images=tmp_path).judged.labels.tolist() == [-1, -1, -1]
+
+
+def test_a_folder_of_images_that_does_not_fit_memory_is_refused(tmp_path, monkeypatch):
+    for number in range(2):
+        Image.new('RGB', (9, 9)).save(tmp_path / f'{number}.png')
+    monkeypatch.setattr(hardware, 'host_memory', lambda: 2 * 2 * 10 * 10 * 3)
+    with pytest.raises(UsageError, match='the 2 images of .* name a folder with fewer'):
+        len(looked_at.request(tmp_path, images=tmp_path).judged)
+    monkeypatch.setattr(hardware, 'host_memory', lambda: 2 * 2 * 10 * 10 * 3 + 1)
+    assert looked_at.request(tmp_path, images=tmp_path).judged.images.shape == (2, 10, 10, 3)
 
 
 @pytest.mark.parametrize('flags, sentence', [

@@ -421,7 +421,7 @@ def _directory(source: str, data_dir: str | None) -> Path:
 
 
 @functools.cache
-def _wordnet_ids() -> list[str]:
+def wordnet_ids() -> list[str]:
     """The WordNet ids of ILSVRC-2012 in the order of their labels, which is that of the ids."""
     file = importlib.resources.files('tensorflow_datasets') / 'datasets' / 'imagenet2012' / 'labels.txt'
     return file.read_text().split()
@@ -430,9 +430,9 @@ def _wordnet_ids() -> list[str]:
 def _classes(names: list[str]) -> tuple[np.ndarray, tuple[str, ...]]:
     """The label of each class, and the names of all labels: ImageNet's where every class is one of its WordNet ids,
     otherwise the classes count from 0 as they come."""
-    if not set(names) <= set(_wordnet_ids()):
+    if not set(names) <= set(wordnet_ids()):
         return np.arange(len(names)), tuple(names)
-    return np.array([_wordnet_ids().index(name) for name in names]), imagenet_classes()
+    return np.array([wordnet_ids().index(name) for name in names]), imagenet_classes()
 
 
 def imagenet_classes() -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """What a method is asked: a network, a layer and units of it, images; and what is the same for all methods."""
 import dataclasses
 import functools
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from lib import backward, geometry, trained
+from lib import backward, geometry, hardware, trained
 from lib.data import augment, crops, packed, sources
 from lib.data.sources import Split
 from lib.data.statistics import Statistics, require_fits
@@ -123,13 +124,22 @@ class Request:
         return found
 
     def _of_files(self) -> Split:
-        """A file in a folder with the name of a class has that label; others have -1."""
-        side = self.network.statistics.mean.shape[0] - 2 * self.data.border
-        images = np.stack([packed.bordered(packed.square(_decoded(file), side)[None], self.data.border)[0]
-                           for file in self.files])
+        """A file in a folder with the name of a class, or one of ImageNet with its WordNet id, has that label; others
+        have -1."""
+        shape = (len(self.files), *self.network.statistics.mean.shape)
+        require(math.prod(shape) < hardware.host_memory() / 2,      # the other half is for looking at them
+                f'--images: the {len(self.files):,} images of {self.images} take {math.prod(shape) / 2**30:.1f} GiB, '
+                "more than half of this machine's memory: name a folder with fewer.")
+        images = np.empty(shape, np.uint8)
+        for image, file in zip(images, self.files):
+            square = packed.square(_decoded(file), shape[1] - 2 * self.data.border)
+            image[:] = packed.bordered(square[None], self.data.border)[0]
         names = self.network.classes or ()
-        short = [name.partition(',')[0] for name in names]
-        labels = [short.index(file.parent.name) if file.parent.name in short else -1 for file in self.files]
+        known = [[name.partition(',')[0] for name in names]]
+        if len(names) == trained.IMAGENET and names == sources.imagenet_classes():
+            known.append(sources.wordnet_ids())
+        labels = [next((own.index(file.parent.name) for own in known if file.parent.name in own), -1)
+                  for file in self.files]
         return Split(self.images.name, images, np.array(labels, np.int32), names)
 
     def pixels(self, split: Split, at: np.ndarray) -> np.ndarray:
