@@ -6,6 +6,7 @@ folder. Its own parameters are set by name: --set occlusion.square=48. --help li
 import dataclasses
 import datetime
 import json
+import os
 import shlex
 import sys
 import tempfile
@@ -134,8 +135,8 @@ def visualize(paper: Paper, words: list[str]) -> None:
     folder = _folder(paper)
     request = Request(network, paper.first_layer, LAYER.value, _numbers('unit', UNIT.value), _images(), _other(paper),
                       DATA_DIR.value, cli.CACHE, folder, _checkpoints())
-    images = request.images.stem if request.files else IMAGES.value and _listed(request.images)
-    parts = [name, LAYER.value, UNIT.value and f'unit{UNIT.value.strip("[]")}', images, *_own(name)]
+    images = request.images.stem if request.files else IMAGES.value and _listed('image', request.images)
+    parts = [name, LAYER.value, UNIT.value and _listed('unit', request.unit), images, *_own(name)]
     picture = folder / ('-'.join(filter(None, parts)).replace('/', '_') + '.png')
     found, statement = method.look(request, options, picture)
     if name in OF_TRUE_CLASS and request.files and (request.judged.labels < 0).any():
@@ -178,17 +179,17 @@ def _numbers(flag: str, text: str | None) -> tuple[int, ...]:
         raise UsageError(f'--{flag}={text}: write numbers, as in --{flag}=[0,17].') from None
 
 
-def _listed(numbers: tuple[int, ...]) -> str:
-    """Numbers of images as a part of a file's name, which has an end."""
+def _listed(kind: str, numbers: tuple[int, ...]) -> str:
+    """Numbers of images or units as a part of a file's name, which has an end."""
     few, more = ','.join(map(str, numbers[:4])), len(numbers) - 4
-    return f'image{few}' + f'and{more}more' * (more > 0)
+    return f'{kind}{few}' + f'and{more}more' * (more > 0)
 
 
 def _images() -> tuple[int, ...] | Path | None:
     if not IMAGES.value:
         return None
     path = Path(IMAGES.value).expanduser()
-    if path.exists():
+    if os.path.exists(path):        # Path.exists raises an error where numbers are too long for a name
         return path
     try:
         return _numbers('images', IMAGES.value)

@@ -107,6 +107,15 @@ def test_a_folder_of_images_that_does_not_fit_memory_is_refused(tmp_path, monkey
     assert looked_at.request(tmp_path, images=tmp_path).judged.images.shape == (2, 10, 10, 3)
 
 
+def test_numbers_may_be_too_many_for_the_name_of_a_file(workdir, tmp_path):
+    FLAGS.unparse_flags()
+    cli.parse_after_name(['launch.visualize', 'alexnet', f'--images={[*range(99)]}'])
+    assert visualize._images() == tuple(range(99))
+    look('alexnet', '--method=activations', f'--workdir={workdir}', f'--output={tmp_path}', '--layer=fc8',
+         f'--unit={[3] * 99}', '--images=[5]')
+    assert (tmp_path / 'activations-fc8-unit3,3,3,3and95more-image5.json').exists()
+
+
 @pytest.mark.parametrize('flags, sentence', [
     ([], 'No paper is named: put its name first'),
     (['alexnt', '--method=kernels'], 'the papers are: lenet5, alexnet'),

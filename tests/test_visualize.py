@@ -164,6 +164,6 @@ def test_text_is_cut_to_its_room():
     assert short.get_text() == '$5 or $6' and not short.get_parse_math()
 
 
-def test_a_name_lists_a_few_images_and_counts_the_rest():
-    assert command._listed((3, 5)) == 'image3,5' and command._listed((1, 2, 3, 4)) == 'image1,2,3,4'
-    assert command._listed(tuple(range(100))) == 'image0,1,2,3and96more'
+def test_a_name_lists_a_few_numbers_and_counts_the_rest():
+    assert command._listed('image', (3, 5)) == 'image3,5' and command._listed('unit', (1, 2, 3, 4)) == 'unit1,2,3,4'
+    assert command._listed('unit', tuple(range(100))) == 'unit0,1,2,3and96more'
