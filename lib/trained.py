@@ -186,6 +186,8 @@ def with_changes(network: Trained, assignments: Sequence[str], allowed: Sequence
     data = network.experiment.data
     if network.step is None:        # weights of others: their mean is the same at every pixel, whatever the size
         return network._replace(statistics=_one_mean(data))
+    if data.resize is not None:
+        return network._replace(statistics=statistics.resized(network.statistics, data.resize + 2 * data.border))
     return network
 
 

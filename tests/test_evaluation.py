@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from launch import evaluation
 from launch.alexnet import PAPER
 from lib import checkpoint, trained
-from lib.data import augment, sources
+from lib.data import augment, sources, statistics
 from lib.experiment import UsageError
 from tests.commands import TINY, launch
 
@@ -167,6 +167,23 @@ def test_the_mean_of_weights_of_others_is_as_large_as_stored_images(changes, siz
     network = trained.Trained('', experiment, None, {}, None, '', None, None, None, None)
     mean = trained.with_changes(network, [], ()).statistics.mean
     np.testing.assert_array_equal(mean, np.broadcast_to(np.float32([1, 2, 3]), (size, size, 3)))
+
+
+def test_a_mean_of_a_run_that_is_the_same_at_every_pixel_is_as_large_as_stored_images():
+    one = statistics.fixed((1.0, 2.0, 3.0), 68)._replace(eigenvalues=np.float32([4, 5, 6]))
+    per_pixel = one._replace(mean=one.mean + np.eye(68, dtype=np.float32)[..., None])
+    whitened = one._replace(whitening=np.eye(68 * 68 * 3, 1, dtype=np.float32))
+
+    def changed(known, assignment):
+        network = trained.Trained('', PAPER.experiments['quickstart'], None, {}, known, '', None, 2, 0.0, None)
+        return trained.with_changes(network, [assignment], ['data.']).statistics
+
+    found = changed(one, 'data.resize=80')
+    np.testing.assert_array_equal(found.mean, np.broadcast_to(np.float32([1, 2, 3]), (80, 80, 3)))
+    np.testing.assert_array_equal(found.eigenvalues, [4, 5, 6])
+    assert changed(one, 'data.resize=none').mean.shape == (68, 68, 3)       # the size of stored images is not known
+    for known in (per_pixel, whitened):
+        assert changed(known, 'data.resize=80') is known
 
 
 def test_one_weird_trick_by_command_on_two_devices(tmp_path):

@@ -83,6 +83,15 @@ def fixed(mean: tuple[float, float, float], size: int) -> Statistics:
     return Statistics(_everywhere(mean, (size, size, 3)), np.zeros(3, np.float32), np.eye(3, dtype=np.float32))
 
 
+def resized(statistics: Statistics, size: int) -> Statistics:
+    """For stored images of another size, where the mean is the same at every pixel and nothing is whitened; otherwise
+    as they are."""
+    mean = statistics.mean
+    if statistics.whitening.size or np.any(mean != mean[0, 0]):
+        return statistics
+    return statistics._replace(mean=_everywhere(mean[0, 0], (size, size, 3)))
+
+
 def save(path: Path, statistics: Statistics) -> None:
     """Writes a file for `load`, for example WORKDIR/statistics.npz: what a run needs beside its parameters.
 
