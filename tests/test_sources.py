@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -219,6 +220,26 @@ def test_a_damaged_file_is_a_usage_error(shuffled, tmp_path, damage):
         path.write_bytes(content[:-1000])
     with pytest.raises(UsageError, match='The files of toy 1.0.0 train cannot be read'):
         load(shuffled, tmp_path)
+
+
+@pytest.fixture
+def few_files():
+    """A function that lets this process open only so many files, until the test ends."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    yield lambda count: resource.setrlimit(resource.RLIMIT_NOFILE, (count, before[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_as_many_files_may_be_open_as_the_system_allows(tmp_path, few_files):
+    prepare(tmp_path, 'toy', {'train': [{'image': grey(1), 'label': 0}]}, (4, 4, 3))
+    opened = sources._open(Data('toy', image_size=4), str(tmp_path), tmp_path)
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    few_files(500)
+    read = opened._reader('train')
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == (hard, hard)
+    few_files(3)
+    with pytest.raises(UsageError, match='toy 1.0.0 train has more files than may be open at once.* `ulimit -n 4096`'):
+        read(range(1))
 
 
 def test_the_digits(tmp_path):
