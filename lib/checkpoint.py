@@ -74,7 +74,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         """
         self.wait()
         for leftover in self.directory.glob('*.tmp*'):
-            shutil.rmtree(leftover)
+            shutil.rmtree(leftover, ignore_errors=True)
         marks = {mark for mark, wanted in (('permanent', permanent), ('best', best)) if wanted}
         text = json.dumps(progress)
         with self._explained(step):
@@ -135,7 +135,7 @@ class Checkpoints(contextlib.AbstractContextManager):
         for path in self.directory.iterdir():
             if path.name.isdigit() and int(path.name) not in keep:
                 (path / 'digest.json').unlink(missing_ok=True)      # killed from here on, it is incomplete, not damaged
-                shutil.rmtree(path)
+                shutil.rmtree(path, ignore_errors=True)     # the next save tries what cannot be deleted again
 
     def _marked(self, mark: str) -> list[int]:
         return [step for step in _steps(self.directory)

@@ -1,5 +1,7 @@
 """Checkpoints: exact round trips, and every way in which a file or a run can break."""
+import errno
 import json
+import os
 import re
 import subprocess
 import sys
@@ -148,6 +150,22 @@ def test_retention(tmp_path):
     save_steps(tmp_path, 6)
     assert folders(tmp_path) == ['00000001', '00000003', '00000005', '00000006']
     assert [path.parent.name for path in tmp_path.glob('*/best')] == ['00000003']
+
+
+def test_what_cannot_be_deleted_ends_no_training(tmp_path, monkeypatch):
+    """NFS keeps a deleted file under another name, and its folder, as long as someone reads it."""
+    def refuse(path, **options):
+        raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY), path)
+
+    save_steps(tmp_path, 1)
+    (tmp_path / '00000000.tmp').mkdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, 'rmdir', refuse)
+        save_steps(tmp_path, 2, 3)
+    assert folders(tmp_path) == ['00000000.tmp', '00000001', '00000002', '00000003']
+    assert not (tmp_path / '00000001' / 'digest.json').exists()
+    save_steps(tmp_path, 4)
+    assert folders(tmp_path) == ['00000003', '00000004']
 
 
 def test_a_step_saved_again_replaces_the_old_one_and_keeps_its_marks(tmp_path):
