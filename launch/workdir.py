@@ -23,6 +23,8 @@ from lib.optimizers import STRETCHED
 from lib.paper import Paper
 
 MAY_CHANGE = ('steps', 'epochs', 'checkpoint.keep', 'checkpoint.minutes')   # of a run that is continued
+LOCK = 'lock'
+UNDESCRIBED = (LOCK, 'experiment.json.partial')     # what a command may leave that ended before it described its run
 
 
 def path(given: str | None, default: str) -> Path:
@@ -52,7 +54,7 @@ def check(workdir: Path, identity: dict[str, Any]) -> None:
         tempfile.TemporaryFile(dir=workdir).close()
     except OSError as error:
         raise UsageError(f'{workdir} cannot be written ({error.strerror}): choose another --workdir.') from error
-    if not any(workdir.iterdir()):
+    if all(file.name in UNDESCRIBED for file in workdir.iterdir()):
         return
     try:
         theirs = json.loads(path.read_text())
@@ -94,12 +96,19 @@ def _splits(about: dict[str, Any]) -> str:
 
 
 def hold(workdir: Path) -> None:
-    """Keeps other processes from writing to the workdir until this one ends."""
-    folder = os.open(workdir, os.O_RDONLY)
+    """Keeps other processes from writing to the workdir until this one ends, those on other machines too.
+
+    Raises:
+      UsageError: if another one writes to it, or its file system has no locks.
+    """
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+        lock = os.open(workdir / LOCK, os.O_RDWR | os.O_CREAT, 0o666)       # NFS locks files open to write only
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
         raise UsageError(f'Another run is writing to {workdir}: wait for it, or choose another --workdir.') from error
+    except OSError as error:
+        raise UsageError(f'{workdir} cannot be locked ({error.strerror}): choose a --workdir on another file '
+                         'system.') from error
 
 
 def about(paper: Paper, name: str, experiment: Experiment, differences: dict, data: dict[str, Any],

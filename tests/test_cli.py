@@ -1,5 +1,8 @@
 """The command line as a user types it: what it prints, its exit codes, and that it overwrites nothing."""
+import errno
+import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -99,6 +102,22 @@ def test_two_runs_do_not_share_a_workdir(tmp_path):
             workdir.hold(tmp_path)
         other.communicate('')
     workdir.hold(tmp_path)
+    assert (tmp_path / 'lock').is_file()
+
+
+@pytest.mark.parametrize('left', ['lock', 'experiment.json.partial'])
+def test_a_workdir_of_a_command_that_ended_early_is_as_good_as_new(left, tmp_path):
+    (tmp_path / left).touch()
+    workdir.check(tmp_path, {'paper': 'alexnet', 'fields': {}})
+
+
+def test_a_file_system_without_locks_is_not_told_as_another_run(tmp_path, monkeypatch):
+    def refuse(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, 'flock', refuse)
+    with pytest.raises(UsageError, match='cannot be locked .No locks available.: choose a --workdir on another file'):
+        workdir.hold(tmp_path)
 
 
 @pytest.mark.parametrize('curve, expected', [
