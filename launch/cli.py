@@ -63,11 +63,21 @@ def _fail(sentence: str) -> None:
 
 
 def guarded(action: Callable[[], None]) -> None:
-    """Runs a launch script's work; a mistake of the user's or an interruption ends it with one sentence."""
+    """Runs a launch script's work; a mistake of the user's, a full disk, too little memory on a device or an
+    interruption ends it with one sentence."""
     try:
         action()
     except UsageError as error:
         _fail(str(error))
+    except OSError as error:
+        _fail(f'{error.filename or "A file"} cannot be read or written ({error.strerror or error}): mend that and run '
+              'the same command again.')
+    except jax.errors.JaxRuntimeError as error:
+        if 'RESOURCE_EXHAUSTED' not in str(error):
+            raise
+        _fail('The memory of the device is too small: use --set rematerialize=true, a smaller --set '
+              'evaluation.batch_size, --mesh with more devices or, in another --workdir, --set '
+              'optimizer.accumulation_steps or a smaller batch_size; python -m launch.plan tells what each takes.')
     except Interrupted as interrupted:
         console.print(f'Interrupted; everything up to step {interrupted.step} is saved. Run the same command again to '
                       'continue.', soft_wrap=True)

@@ -22,7 +22,8 @@ from lib.experiment import Experiment, UsageError
 from lib.optimizers import STRETCHED
 from lib.paper import Paper
 
-MAY_CHANGE = ('steps', 'epochs', 'checkpoint.keep', 'checkpoint.minutes')   # of a run that is continued
+MAY_CHANGE = ('steps', 'epochs', 'checkpoint.keep', 'checkpoint.minutes', 'evaluation.batch_size',
+              'rematerialize')                      # of a run that is continued
 LOCK = 'lock'
 UNDESCRIBED = (LOCK, 'experiment.json.partial')     # what a command may leave that ended before it described its run
 

@@ -9,10 +9,11 @@ import subprocess
 import sys
 import time
 
+import jax
 import numpy as np
 import pytest
 
-from launch import comparison, workdir
+from launch import cli, comparison, workdir
 from lib import checkpoint
 from lib.experiment import UsageError
 from tests.commands import ROOT, TINY, command, launch
@@ -118,6 +119,38 @@ def test_a_file_system_without_locks_is_not_told_as_another_run(tmp_path, monkey
     monkeypatch.setattr(fcntl, 'flock', refuse)
     with pytest.raises(UsageError, match='cannot be locked .No locks available.: choose a --workdir on another file'):
         workdir.hold(tmp_path)
+
+
+def test_a_full_disk_is_one_sentence(capsys):
+    def write():
+        with open('/dev/full', 'w') as file:
+            file.write('text')
+
+    with pytest.raises(SystemExit, match='2'):
+        cli.guarded(write)
+    assert capsys.readouterr().err == ('error: A file cannot be read or written (No space left on device): mend that '
+                                       'and run the same command again.\n')
+    with pytest.raises(SystemExit, match='2'):
+        cli.guarded(lambda: open('/proc/nowhere'))
+    assert capsys.readouterr().err.startswith('error: /proc/nowhere cannot be read or written (No such file')
+
+
+def test_too_little_memory_of_a_device_is_one_sentence(capsys):
+    def fail(text):
+        raise jax.errors.JaxRuntimeError(text)
+
+    with pytest.raises(SystemExit, match='2'):
+        cli.guarded(lambda: fail('RESOURCE_EXHAUSTED: Out of memory while trying to allocate 9 bytes.\nmore'))
+    error = capsys.readouterr().err
+    assert 'rematerialize=true' in error and '--mesh' in error and 'launch.plan' in error and error.count('\n') == 1
+    with pytest.raises(jax.errors.JaxRuntimeError, match='INTERNAL'):
+        cli.guarded(lambda: fail('INTERNAL: a fault'))
+
+
+def test_a_run_is_continued_with_less_memory(tmp_path):
+    ours = {'paper': 'alexnet', 'fields': {'evaluation.batch_size': 128, 'rematerialize': False}}
+    (tmp_path / 'experiment.json').write_text(json.dumps(ours))
+    workdir.check(tmp_path, ours | {'fields': {'evaluation.batch_size': 16, 'rematerialize': True}})
 
 
 @pytest.mark.parametrize('curve, expected', [
