@@ -89,13 +89,20 @@ def earlier(comparison: Comparison, arms: Mapping[str, Arm], folder: Path) -> di
     return before | {'arms': kept} | _totals(kept) if kept else None
 
 
-def joined(comparison: Comparison, before: dict[str, Any], results: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """The results with the arms that earlier commands trained, in the order of all."""
-    try:
-        both = seeds.together([before, results])
-    except UsageError as error:
-        say(f'{error} {folder}/results.json has the arms of this command only.')
-        return results
+def require_joinable(before: Mapping[str, Any], about: Mapping[str, Any], folder: Path) -> None:
+    """Raises UsageError if results that `about` describes could not be joined with those of earlier commands."""
+    differing = [key for key in seeds.SAME if before[key] != about[key]]
+    require(not differing, f'{folder}/results.json has other arms, which differ from these in {", ".join(differing)}: '
+                           'train these likewise, or choose another --workdir.')
+
+
+def joined(comparison: Comparison, before: dict[str, Any], results: dict[str, Any]) -> dict[str, Any]:
+    """The results with the arms that earlier commands trained, in the order of all.
+
+    Raises:
+      UsageError: if they are not alike but for their arms.
+    """
+    both = seeds.together([before, results])
     order = [_known_by(comparison, arm) for arm in comparison.arms]
     return both | {'arms': sorted(both['arms'], key=lambda arm: order.index((arm['name'], arm['learning_rate'])))}
 

@@ -61,6 +61,11 @@ def run(paper: Paper) -> None:
     start = _start(paper, chosen) if FLAGS.init_from and not undamaged(folder / 'checkpoints') else None
     say(f'Output goes to {folder}')
     train, validation, facts = _data(first.data)
+    data = {'name': train.name, 'validation_name': validation.name, 'train_examples': len(train),
+            'validation_examples': len(validation)}
+    about = functools.partial(workdir.about, paper, FLAGS.experiment, first, differences, data, mesh)
+    if earlier:
+        comparison.require_joinable(earlier, about(), folder)
     _describe(folder, identity, train, validation, facts)
     with _stop_on_signal() as stop:
         if isinstance(chosen, Comparison):
@@ -76,11 +81,9 @@ def run(paper: Paper) -> None:
             kernels.draw(weights, getattr(chosen.model, 'groups', 1), f'Kernels of {paper.first_layer}',
                          [f'{paper.name} {FLAGS.experiment}, step {outcome.step}', f'trained on {train.name}'],
                          folder / 'kernels.png')
-    data = {'name': train.name, 'validation_name': validation.name, 'train_examples': len(train),
-            'validation_examples': len(validation)}
-    results = workdir.about(paper, FLAGS.experiment, first, differences, data, mesh) | found
+    results = about() | found
     if earlier:
-        results = comparison.joined(chosen, earlier, results, folder)
+        results = comparison.joined(chosen, earlier, results)
     write(folder, results)
     if isinstance(chosen, Comparison):
         figures.comparison(results, paper.tables, folder / 'curve.png')

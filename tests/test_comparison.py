@@ -176,11 +176,15 @@ def place(tmp_path_factory):
     return place
 
 
-def train(place, experiment, workdir, *flags):
+def start(place, experiment, workdir, *flags):
     changes = (f'data.source=folder:{place}/photos', 'data.train_split=train[:80]', 'data.validation_split=train[80:]',
                'data.resize=32', 'batch_size=20', 'epochs=1')
-    done = launch(f'--experiment={experiment}', f'--workdir={workdir}', *flags,
-                  *(word for change in changes for word in ('--set', change)), cache=place / 'cache')
+    words = (word for change in changes for word in ('--set', change))
+    return launch(f'--experiment={experiment}', f'--workdir={workdir}', *words, *flags, cache=place / 'cache')
+
+
+def train(*asked):
+    done = start(*asked)
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -207,6 +211,16 @@ def test_both_arms_are_trained_and_judged_on_every_split(run):
     one, other = (checkpoint.read(folder / name / 'checkpoints' / '00000004') for name in ('published', 'pca_colour'))
     assert np.any(one['conv1']['kernel'] != other['conv1']['kernel'])
     assert 'Every arm, seed 0' in text and 'In small, on CIFAR-10' in text
+
+
+@pytest.mark.parametrize('flags, field', [(['--mesh=data:2'], 'mesh, devices'), (['--set', 'epochs=2'], 'differences')])
+def test_arms_that_could_not_be_joined_are_not_trained(run, place, flags, field):
+    folder, _ = run
+    before = (folder / 'results.json').read_text(), (folder / 'experiment.json').read_text()
+    done = start(place, 'cifar_paired', folder, '--arms=tanh', *flags)
+    assert done.returncode == 2 and f'which differ from these in {field}' in done.stderr
+    assert not (folder / 'tanh').exists()
+    assert before == ((folder / 'results.json').read_text(), (folder / 'experiment.json').read_text())
 
 
 def test_no_arm_is_trained_again_and_those_of_earlier_commands_are_kept(run, place):
