@@ -29,7 +29,8 @@ def chosen(comparison: Comparison, names: list[str] | None) -> dict[str, Arm]:
 def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
         train: Callable[[str, Experiment, Path], Outcome],
         measure: Callable[[Experiment, Outcome, str], dict[str, Any]]) -> dict[str, Any]:
-    """Trains the arms, each in a folder of its own, and returns what results.json says of them.
+    """Trains the arms, each in a folder of its own, and returns what results.json says of them, and `processes`, those
+    that took their steps.
 
     In a race an arm that has not reached the target in as many epochs as the fastest of its name so far is not run
     further.
@@ -43,7 +44,7 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
     """
     target = comparison.base.evaluation.stop_below
     fastest: dict[str, float] = {}
-    found = []
+    found, processes = [], []
     for label, arm in arms.items():
         experiment = comparison.experiment(arm)
         if target is not None:
@@ -60,6 +61,7 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
         except Diverged as diverged:
             console.print(str(diverged), markup=False, soft_wrap=True)
             outcome = diverged.outcome
+        processes += outcome.processes
         curve = [[e['epoch'], e['top1']] for e in outcome.evaluations]
         reached = None if target is None else epochs_to(curve, target)
         if reached is not None:
@@ -69,7 +71,7 @@ def run(comparison: Comparison, arms: Mapping[str, Arm], folder: Path,
                       'epochs_to': reached, 'epochs': outcome.epoch, 'steps': outcome.step, 'seconds': outcome.seconds,
                       'seen': outcome.evaluations[0]['seen'], 'curve': curve, 'errors': errors,
                       'parameters': count(outcome.params)})
-    return {'arms': found, 'target': target} | _totals(found)
+    return {'arms': found, 'target': target, 'processes': processes} | _totals(found)
 
 
 def earlier(comparison: Comparison, arms: Mapping[str, Arm], folder: Path) -> dict[str, Any] | None:

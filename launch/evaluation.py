@@ -106,7 +106,7 @@ def _run(paper: Paper, networks: Sequence[Trained], name: str, folder: Path, mes
     data = {'name': split.name, 'validation_name': split.name, 'train_examples': len(split),
             'validation_examples': len(split)}
     differences = {path: change for network in networks for path, change in trained.differences(paper, network).items()}
-    results = workdir.about(paper, name, first, differences, data, mesh) | {
+    results = workdir.about(paper, name, first, differences, data, [workdir.process(paper, mesh)]) | {
         'members': members, 'errors': errors, 'seconds': time.monotonic() - began}
     write(folder, results)
     report.show(results, paper.tables, console, first.published, folder)

@@ -63,9 +63,9 @@ def run(paper: Paper) -> None:
     train, validation, facts = _data(first.data)
     data = {'name': train.name, 'validation_name': validation.name, 'train_examples': len(train),
             'validation_examples': len(validation)}
-    about = functools.partial(workdir.about, paper, FLAGS.experiment, first, differences, data, mesh)
+    about = functools.partial(workdir.about, paper, FLAGS.experiment, first, differences, data)
     if earlier:
-        comparison.require_joinable(earlier, about(), folder)
+        comparison.require_joinable(earlier, about([workdir.process(paper, mesh)]), folder)
     _describe(folder, identity, train, validation, facts)
     with _stop_on_signal() as stop:
         if isinstance(chosen, Comparison):
@@ -75,13 +75,15 @@ def run(paper: Paper) -> None:
             outcome = _train(paper, mesh, stop, chosen, folder, start)
             found = {'parameters': count(outcome.params), 'errors': outcome.errors,
                      'training_loss': _last_epoch_loss(folder, outcome.step),
-                     'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds}
+                     'steps': outcome.step, 'epochs': outcome.epoch, 'seconds': outcome.seconds,
+                     'processes': outcome.processes}
             figures.training_curve(folder / 'metrics.jsonl', origin(validation.name)[1], folder / 'curve.png')
             weights = jax.device_get(outcome.params[paper.first_layer]['kernel'])
             kernels.draw(weights, getattr(chosen.model, 'groups', 1), f'Kernels of {paper.first_layer}',
                          [f'{paper.name} {FLAGS.experiment}, step {outcome.step}', f'trained on {train.name}'],
                          folder / 'kernels.png')
-    results = about() | found
+    processes = found.pop('processes') or [workdir.process(paper, mesh)]    # this one, if there was no step to take
+    results = about(processes) | found
     if earlier:
         results = comparison.joined(chosen, earlier, results)
     write(folder, results)
@@ -93,7 +95,8 @@ def run(paper: Paper) -> None:
 
 def _train(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], experiment: Experiment, folder: Path,
            start: Params | None = None) -> Outcome:
-    return fit(paper.build(experiment), experiment, *_data(experiment.data), mesh, folder, console, stop, start)
+    return fit(paper.build(experiment), experiment, *_data(experiment.data), mesh, folder, console, stop, start,
+               functools.partial(workdir.process, paper, mesh))
 
 
 def _train_arm(paper: Paper, mesh: jax.sharding.Mesh, stop: Callable[[], bool], label: str, experiment: Experiment,

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import jax
 from jax.sharding import Mesh
 
 from launch.cli import FLAGS
+from lib import seeds
 from lib.experiment import Experiment, UsageError
 from lib.optimizers import STRETCHED
 from lib.paper import Paper
@@ -113,17 +115,24 @@ def hold(workdir: Path) -> None:
 
 
 def about(paper: Paper, name: str, experiment: Experiment, differences: dict, data: dict[str, Any],
-          mesh: Mesh) -> dict[str, Any]:
-    """All that results.json says of a run besides what it found; `name` is its experiment's, `data` says on what."""
-    versions = {name: metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
-    stats = jax.devices()[0].memory_stats() or {}
-    peak = stats.get('peak_bytes_in_use', 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+          processes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """All that results.json says of a run besides what it found; `name` is its experiment's, `data` says on what, and
+    `processes` are those that had a part in it, as `process` tells of each."""
     return {
         'paper': paper.name, 'experiment': name, 'seed': experiment.seed,
         'overrides': dict(assignment.split('=', 1) for assignment in FLAGS.set),
         'differences': json.loads(json.dumps(differences, default=repr)),
         'batch_size': experiment.batch_size, 'init_from': FLAGS.init_from,
-        'data': data,
+        'data': data, **seeds.origins(processes),
+    }
+
+
+def process(paper: Paper, mesh: Mesh) -> dict[str, Any]:
+    """What results.json says of this process."""
+    versions = {name: metadata.version(name) for name in ('jax', 'jaxlib', 'flax', 'optax', 'numpy')}
+    stats = jax.devices()[0].memory_stats() or {}
+    peak = stats.get('peak_bytes_in_use', 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    return {
         'commit': commit(), 'versions': {'python': platform.python_version(), **versions},
         'device': jax.devices()[0].device_kind, 'devices': mesh.size, 'mesh': FLAGS.mesh,
         'machine': f'{platform.machine()}, {os.cpu_count()} cores', 'peak_memory_gib': peak / 2**30,

@@ -85,20 +85,27 @@ def _named(runs: Sequence[dict[str, Any]]) -> str:
 
 def _summed(runs: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The first run with what all of them took, and where they come from."""
-    def joined(values, by=' and '):         # which may be joined ones
-        return by.join(dict.fromkeys(part for value in values for part in value.split(by)))
-
-    days = joined((run['date'] for run in runs), ' to ').split(' to ')
-
-    return runs[0] | {
+    return runs[0] | origins(runs) | {
         'seconds': sum(run['seconds'] for run in runs),
-        'peak_memory_gib': max(run['peak_memory_gib'] for run in runs),
-        'command': joined((run['command'] for run in runs), '\n'),
         'overrides': {path: value for run in runs for path, value in run['overrides'].items()},
-        'commit': joined(run['commit'] for run in runs), 'machine': joined(run['machine'] for run in runs),
-        'versions': {name: joined(run['versions'].get(name, 'unknown') for run in runs)
-                     for name in runs[0]['versions']},
-        'date': ' to '.join(dict.fromkeys((min(days), max(days)))),
+    }
+
+
+def origins(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What results.json says of the processes that numbers come from, for all of `parts` together: those of one process
+    each, or of several already."""
+    def joined(key, by=' and ', parts=parts):
+        values = list(dict.fromkeys(part.get(key, 'unknown') for part in parts))
+        return values[0] if len(values) == 1 else by.join(
+            dict.fromkeys(word for value in values for word in str(value).split(by)))
+
+    days = joined('date', ' to ').split(' to ')
+    versions = [part['versions'] for part in parts]
+    return {
+        'commit': joined('commit'), 'versions': {name: joined(name, parts=versions) for name in versions[0]},
+        'device': joined('device'), 'devices': joined('devices'), 'mesh': joined('mesh'),
+        'machine': joined('machine'), 'peak_memory_gib': max(part['peak_memory_gib'] for part in parts),
+        'command': joined('command', '\n'), 'date': ' to '.join(dict.fromkeys((min(days), max(days)))),
     }
 
 

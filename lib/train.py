@@ -51,6 +51,7 @@ class Outcome(NamedTuple):
     evaluations: list[dict]     # during training: step, epoch, split, protocol, top1 and top5 in %, seen, loss
     errors: list[dict]          # of the final parameters, as above, one for each protocol
     seconds: float              # of training and evaluation, over all resumptions
+    processes: list[dict]       # what `process` told in each that took a step
 
 
 def make_step(task: Task, experiment: Experiment) -> Callable:
@@ -206,11 +207,13 @@ def placement(task: Task, experiment: Experiment, state: dict, mesh) -> dict:
 
 
 def fit(task: Task, experiment: Experiment, train: Split, validation: Split, statistics, mesh, workdir: Path,
-        console: Console, stop: Callable[[], bool], start: Params | None = None) -> Outcome:
+        console: Console, stop: Callable[[], bool], start: Params | None = None,
+        process: Callable[[], dict] = dict) -> Outcome:
     """Trains until `experiment` says it is over, evaluating, saving and logging to `workdir` on the way.
 
     Layers in `start` begin with the parameters there, the others with new ones. The error before the first step is
-    measured too. `stop()` is asked after every step and batch of an evaluation.
+    measured too. `stop()` is asked after every step and batch of an evaluation. `process()` tells of this process what
+    JSON can hold; checkpoints keep that of all that took a step.
 
     Raises:
       Interrupted: if `stop()` became true. The same call continues there.
@@ -223,7 +226,8 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
         raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '
                          f'model.classes to at least {labels}.')
     with jax.set_mesh(mesh):
-        return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop, start).run()
+        return _Training(task, experiment, train, validation, statistics, mesh, workdir, console, stop, start,
+                         process).run()
 
 
 def require_trainable(task: Task, experiment: Experiment, mesh: Mesh) -> None:
@@ -261,11 +265,11 @@ def _outputs(task: Task, experiment: Experiment) -> int:
 class _Training:
     """The state of one call of `fit`: arrays on devices, evaluations so far, and what is on disk."""
 
-    def __init__(self, task, experiment, train, validation, statistics, mesh, workdir, console, stop, start):
+    def __init__(self, task, experiment, train, validation, statistics, mesh, workdir, console, stop, start, process):
         self.task, self.experiment, self.train, self.mesh = task, experiment, train, mesh
         self.judged = validation if experiment.evaluation.split == 'validation' else train
         self.statistics = jax.device_put(statistics, meshes.everywhere(mesh))
-        self.console, self.stop = console, stop
+        self.console, self.stop, self.process = console, stop, process
         self.metrics = workdir / 'metrics.jsonl'
         if self.metrics.exists() and not self.metrics.read_bytes().endswith(b'\n'):
             self.metrics.open('a').write('\n')      # a line torn by a crash takes no other with it
@@ -280,13 +284,15 @@ class _Training:
         if restored:
             self.step, self.state, progress = restored
             self.evaluations, self.seconds_before = progress['evaluations'], progress['seconds']
+            self.processes_before = progress.get('processes', [])
             self.losses, self.wrong = (list(map(kind, values)) for kind, values in zip(
                 (np.float32, np.int32), progress.get('unlogged', ((), ()))))
             console.print(f'Continuing at step {self.step}.')
         else:
             self.step, self.state = 0, init(task, experiment, mesh, start)
-            self.evaluations, self.seconds_before = [], 0.0
+            self.evaluations, self.seconds_before, self.processes_before = [], 0.0, []
             self.losses, self.wrong = [], []        # of every step since the last line of metrics.jsonl
+        self.began_at = self.step
         self.saved_step = self.step if restored else None
         self.total = max(experiment.total_steps(len(train)), self.step)     # a run is not shortened after the fact
 
@@ -297,6 +303,10 @@ class _Training:
     @property
     def seconds(self) -> float:
         return self.seconds_before + time.monotonic() - self.started
+
+    @property
+    def processes(self) -> list[dict]:
+        return self.processes_before + [self.process()] * (self.step > self.began_at)
 
     def run(self) -> Outcome:
         columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
@@ -312,7 +322,8 @@ class _Training:
                     errors.insert(0, self._evaluate(evaluation))
             finally:
                 self.checkpoints.wait()
-        return Outcome(evaluated(self.state), self.step, self.epoch, self.evaluations, errors, self.seconds)
+        return Outcome(evaluated(self.state), self.step, self.epoch, self.evaluations, errors, self.seconds,
+                       self.processes)
 
     def _loop(self):
         experiment, examples = self.experiment, len(self.train)
@@ -386,7 +397,7 @@ class _Training:
         self.bars.update(self.bar, note=f'epoch {self.epoch:.1f}, loss {loss:.3f}, {speed:.0f} images/s')
         if not loss < float('inf'):
             raise Diverged(loss, Outcome({}, self.step, self.epoch, self.evaluations, self.evaluations[-1:],
-                                         self.seconds))
+                                         self.seconds, self.processes))
 
     def _judge(self) -> bool:
         """Evaluates with one central crop; true if no evaluation after the start had a lower top-1 error."""
@@ -428,7 +439,8 @@ class _Training:
 
     def _save(self, **marks):
         unlogged = [[value.item() for value in jax.device_get(values)] for values in (self.losses, self.wrong)]
-        progress = {'evaluations': self.evaluations, 'seconds': self.seconds, 'epoch': self.epoch, 'unlogged': unlogged}
+        progress = {'evaluations': self.evaluations, 'seconds': self.seconds, 'epoch': self.epoch, 'unlogged': unlogged,
+                    'processes': self.processes}
         self.checkpoints.save(self.step, self.state, progress, **marks)
         self.saved_at, self.saved_step = time.monotonic(), self.step
 

@@ -127,7 +127,7 @@ def test_claims_are_on_arms_of_their_comparison_and_every_arm_is_in_one(paper, n
 
 def outcome(epoch, *top1):
     curve = [{'epoch': n, 'top1': error, 'seen': 50, 'split': 'train'} for n, error in enumerate(top1)]
-    return Outcome({}, 10 * epoch, epoch, curve, curve[-1:], 2.0)
+    return Outcome({}, 10 * epoch, epoch, curve, curve[-1:], 2.0, [])
 
 
 def found(chosen, go, folder):
@@ -225,7 +225,9 @@ def test_arms_that_could_not_be_joined_are_not_trained(run, place, flags, field)
 
 def test_no_arm_is_trained_again_and_those_of_earlier_commands_are_kept(run, place):
     folder, _ = run
+    train(place, 'cifar_paired', folder, '--arms=published,pca_colour', '--set', 'checkpoint.minutes=5')
     before = json.loads((folder / 'results.json').read_text())
+    assert '--arms=published,pca_colour' in before['command'] and 'checkpoint.minutes' not in before['command']
     text = train(place, 'cifar_paired', folder, '--arms=pca_colour,tanh')
     after = json.loads((folder / 'results.json').read_text())
     assert [arm['name'] for arm in after['arms']] == ['published', 'pca_colour', 'tanh']

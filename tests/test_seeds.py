@@ -64,6 +64,22 @@ def test_what_is_joined_already_is_not_told_twice():
     assert (found['command'], found['commit'], found['date']) == ('a\nb', 'x and y', '2026-01-01 to 2026-01-03')
 
 
+def test_processes_of_a_run_are_told_together():
+    def process(commit, devices, **changes):
+        keys = ('versions', 'device', 'machine', 'command', 'date', 'peak_memory_gib')
+        return {key: RESULTS[key] for key in keys} | {'commit': commit, 'devices': devices,
+                                                      'mesh': f'data:{devices}'} | changes
+
+    first, second = process('x', 1), process('y', 4, command='again', date='2026-01-09', peak_memory_gib=3.0)
+    assert seeds.origins([first]) == first and seeds.origins([first, first]) == first
+    found = seeds.origins([first, second, first])
+    assert found == first | {'commit': 'x and y', 'devices': '1 and 4', 'mesh': 'data:1 and data:4',
+                             'command': 'python -m launch.net\nagain', 'date': '2026-01-02 to 2026-01-09',
+                             'peak_memory_gib': 3.0}
+    assert seeds.origins([found, second]) == found
+    assert 'on 1 and 4 x cpu (mesh data:1 and data:4), a box.' in ' '.join(report.provenance(RESULTS | found))
+
+
 def test_folders_of_seeds_are_one_result_of_the_report(tmp_path):
     for seed, top1 in ((0, 1.0), (1, 3.0)):
         place = tmp_path / 'results' / 'plain' / f'seed-{seed}'

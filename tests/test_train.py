@@ -31,11 +31,12 @@ def split(n: int, seed: int) -> Split:
                  ('a', 'b', 'c'))
 
 
-def train(workdir, experiment=EXPERIMENT, stop=lambda: False, mesh='data:1', console=None):
+def train(workdir, experiment=EXPERIMENT, stop=lambda: False, mesh='data:1', console=None,
+          process=dict):
     workdir.mkdir(exist_ok=True)
     facts = statistics.compute(split(10, 0), experiment.data, workdir / 'cache')
     return fit(build(experiment), experiment, split(10, 0), split(7, 1), facts, meshes.make(mesh), workdir,
-               console or Console(quiet=True), stop)
+               console or Console(quiet=True), stop, process=process)
 
 
 def stop_after(calls: int):
@@ -74,6 +75,18 @@ def test_interrupted_anywhere_it_ends_with_the_same_bits(tmp_path):
     kept = [sorted(f'{path.parent.name}/{path.name}' for mark in ('permanent', 'best')
                    for path in (tmp_path / run / 'checkpoints').glob(f'*/{mark}')) for run in ('whole', 'pieces')]
     assert kept[0] == kept[1] and '00000003/permanent' in kept[0]
+
+
+def test_every_process_that_took_a_step_is_told(tmp_path):
+    def go(name, steps, **options):
+        return train(tmp_path / 'run', dataclasses.replace(EXPERIMENT, steps=steps), process=lambda: {'commit': name},
+                     **options).processes
+
+    with pytest.raises(Interrupted):
+        go('first', 8, stop=lambda: True)       # in the evaluation before the first step
+    assert go('second', 1) == [{'commit': 'second'}]
+    assert go('third', 1) == [{'commit': 'second'}]
+    assert go('fourth', 2) == [{'commit': 'second'}, {'commit': 'fourth'}]
 
 
 def test_a_torn_line_takes_no_other_with_it(tmp_path):
