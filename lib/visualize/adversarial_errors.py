@@ -1,20 +1,18 @@
 """How many images of a split a network gets wrong when they are changed by the fast gradient sign or its iteration, for
 several epsilons, beside changes of the same size in random directions."""
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from lib.data.sources import Split
 from lib.experiment import require
 from lib.visualize import GREY, MARGIN, OTHER, SAME, Sheet, perturbation
 from lib.visualize.perturbation import RANGE, Kind
-from lib.visualize.request import Method, Request
+from lib.visualize.request import Batch, Method, Request
 
 EPSILONS = (0.004, 0.008, 0.016, 0.03, 0.06, 0.12, 0.25)
 SIDE, GAP, CURVE = 96, 8, 300
@@ -80,7 +78,7 @@ def measure(request: Request, options: Options, split: Split, at: np.ndarray) ->
     epsilons = sorted(options.epsilons)
     counts = [[Count(0, 0.0)] * 2 for _ in (0, *epsilons)]
     seen = 0
-    for batch in batches(request, split, at):
+    for batch in request.batches(split, at, f'Changing {len(at):,} images'):
         changed = perturbation.attack(request, options.kind, batch.pixels, batch.labels, epsilons, step=options.step,
                                       eight_bits=options.eight_bits)
         noisy = [perturbation.noise(request, batch.pixels, epsilon, [options.seed, batch.number], options.eight_bits)
@@ -94,24 +92,6 @@ def measure(request: Request, options: Options, split: Split, at: np.ndarray) ->
             for epsilon, (own, noise) in zip((0, *epsilons), counts)]
     return {'kind': options.kind, 'eight_bits': options.eight_bits, 'data': split.name, 'images': len(at),
             'labelled': bool((split.labels[at] >= 0).all()), 'rows': rows}
-
-
-class Batch(NamedTuple):
-    at: np.ndarray          # int64 [n], numbers in the split
-    pixels: np.ndarray      # uint8 [n, S, S, 3]
-    labels: np.ndarray      # int64 [n]
-    counts: np.ndarray      # bool [n], false for images that only fill the last batch up
-    number: int
-
-
-def batches(request: Request, split: Split, at: np.ndarray) -> Iterator[Batch]:
-    size = min(request.batch_size, len(at))
-    starts = range(0, len(at), size)
-    for start in track(starts, f'Changing {len(at):,} images', console=Console(stderr=True), transient=True):
-        places = np.arange(start, start + size)
-        part = at[np.minimum(places, len(at) - 1)]
-        yield Batch(part, request.pixels(split, part), request.true_classes(split, part), places < len(at),
-                    start // size)
 
 
 def count(probabilities: np.ndarray, batch: Batch) -> Count:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
 
 from lib.data.sources import Split
 from lib.experiment import require
@@ -77,14 +75,10 @@ def maps_of_classes(request: Request) -> str:
 
 
 def of_images(request: Request, layer: str, share: float, split: Split, at: np.ndarray) -> Iterator[Maps]:
-    """The maps of images at the numbers `at`, in batches."""
-    size = min(request.batch_size, len(at))
-    for start in track(range(0, len(at), size), f'Maps of {layer} for {len(at):,} images', console=Console(stderr=True),
-                       transient=True):
-        numbers = at[start:start + size]
-        full = np.pad(numbers, (0, size - len(numbers)), mode='edge')
-        outputs = np.asarray(request.activations(layer, request.pixels(split, full)), np.float32)
-        for number, label, maps in zip(numbers, request.true_classes(split, numbers), outputs):
+    """The maps of images at the numbers `at`."""
+    for batch in request.batches(split, at, f'Maps of {layer} for {len(at):,} images'):
+        outputs = np.asarray(request.activations(layer, batch.pixels), np.float32)
+        for number, label, maps in zip(batch.at[batch.counts], batch.labels, outputs):
             yield Maps(int(number), int(label), maps, greatest(maps, share))
 
 

@@ -2,12 +2,14 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.progress import track
 
 from lib import backward, geometry, hardware, trained
 from lib.data import augment, crops, packed, sources
@@ -20,6 +22,15 @@ from lib.visualize import examples
 
 IMAGE_FILES = ('.jpg', '.jpeg', '.png')
 MOST = 24                   # files of a folder that are all looked at, side by side
+
+
+class Batch(NamedTuple):
+    """Images that are worked on at a time."""
+    at: np.ndarray          # int64 [n], numbers in the split
+    pixels: np.ndarray      # uint8 [n, S, S, 3]
+    labels: np.ndarray      # int64 [n]
+    counts: np.ndarray      # bool [n], false for images that only fill the last batch up
+    number: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +156,15 @@ class Request:
     def pixels(self, split: Split, at: np.ndarray) -> np.ndarray:
         """uint8 [n, S, S, 3]: the central crops of images of a split."""
         return central(split.images[at], self.size)
+
+    def batches(self, split: Split, at: np.ndarray, doing: str) -> Iterator[Batch]:
+        """The images at the numbers `at` of a split, as many at a time as an evaluation takes; `doing` stands before
+        the bar of progress."""
+        size = min(self.batch_size, len(at))
+        for start in track(range(0, len(at), size), doing, console=Console(stderr=True), transient=True):
+            places = np.arange(start, start + size)
+            part = at[np.minimum(places, len(at) - 1)]
+            yield Batch(part, self.pixels(split, part), self.true_classes(split, part), places < len(at), start // size)
 
     def enter(self, pixels: jax.Array) -> jax.Array:
         """What the network reads of pixels [n, S, S, 3] from 0 to 255, whole or not: float32, differentiable."""

@@ -66,7 +66,7 @@ def measure(request: Request, other: Request, options: Options, split: Split, at
     epsilons = sorted(options.epsilons)
     counts = [{column: Count(0, 0.0) for column in COLUMNS} | {'misled': 0, 'both': 0} for _ in (0, *epsilons)]
     seen = 0
-    for batch in adversarial_errors.batches(request, split, at):
+    for batch in request.batches(split, at, f'Changing {len(at):,} images'):
         changed = perturbation.attack(request, options.kind, batch.pixels, batch.labels, epsilons, step=options.step)
         noisy = [perturbation.noise(request, batch.pixels, epsilon, [options.seed, batch.number])
                  for epsilon in epsilons]
