@@ -3,11 +3,11 @@ from launch.paper import main
 from lib.paper import Paper
 from reproductions.lenet5.experiments import EXPERIMENTS
 from reproductions.lenet5.model import build
-from reproductions.lenet5.paper import COUNTS, SEEN, TABLES, TWO_STEPS
+from reproductions.lenet5.paper import COUNTS, SEEN, TABLES
 from reproductions.lenet5.weights import convert
 
-PAPER = Paper('lenet5', EXPERIMENTS, build, TABLES, first_layer='C1', convert=convert,
-              seen=dict.fromkeys(EXPERIMENTS, TWO_STEPS) | SEEN, counts=COUNTS)
+PAPER = Paper('lenet5', EXPERIMENTS, build, TABLES, first_layer='C1', convert=convert, seen=SEEN,
+              counts=COUNTS)
 
 if __name__ == '__main__':
     main(PAPER)

@@ -314,6 +314,13 @@ def override(config: Any, assignments: list[str]) -> Any:
     return change_all(config, changes)
 
 
+def variant(base: Experiment, summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
+    """`base` with the fields at dotted paths changed; dots are written as two underscores. A recipe that others, or the
+    paper elsewhere, have published is `published` under its own name."""
+    named = dataclasses.replace(base, summary=summary, source=source, published=published)
+    return change_all(named, {path.replace('__', '.'): value for path, value in changes.items()})
+
+
 def change(config: Any, path: str, value: Any) -> Any:
     """`config` with the field at a dotted path set to a value."""
     return change_all(config, {path: value})

@@ -12,6 +12,8 @@ from lib.scaling import Scheme
 from lib.tables import Table
 from lib.task import Params, Task, in_bfloat16, rematerialized
 
+TWO_STEPS = 'two steps in small'        # what tests see of an experiment of which nothing else is said
+
 
 @dataclasses.dataclass(frozen=True)
 class Counts:
@@ -37,18 +39,32 @@ class Counts:
 
 @dataclasses.dataclass(frozen=True)
 class Paper:
-    """One folder of reproductions/."""
+    """One folder of reproductions/.
+
+    Raises:
+      ValueError: if its tables or `seen` name an experiment that is not there.
+    """
     name: str
     experiments: Mapping[str, Experiment | Comparison]
     network: Callable[[Experiment], Task]                           # in float32
     tables: Sequence[Table | Race | Effects]
     first_layer: str                                                # whose kernels are drawn
     convert: Callable[[Saved], tuple[str, Experiment, Params]]      # weights that others have published
-    seen: Mapping[str, str]     # of every experiment, what has been seen to hold short of the paper's number
+    seen: Mapping[str, str]     # of experiments, what has been seen short of the paper's number, besides TWO_STEPS
     counts: Mapping[str, Counts]    # of the published networks, by their experiment
     lessons: Mapping[str, Mapping[str, str]] = dataclasses.field(default_factory=dict)
     # what to know of a layer of this paper only: {experiment: {layer: sentences}}
     scaling: Sequence[Scheme] = ()      # ways to share its training, for the table of what devices exchange
+
+    def __post_init__(self) -> None:
+        named = set(self.seen).union(*(table.experiments if isinstance(table, Table) else {table.experiment}
+                                       for table in self.tables))
+        if unknown := named - set(self.experiments):
+            raise ValueError(f'{self.name} has no experiment {", ".join(sorted(unknown))} of its tables or SEEN')
+
+    def evidence(self, name: str) -> str:
+        """What has been seen of an experiment short of the paper's number."""
+        return self.seen.get(name, TWO_STEPS)
 
     def build(self, experiment: Experiment) -> Task:
         """The network of an experiment, computed as that says."""

@@ -256,7 +256,7 @@ def _networks(root: Path, papers: Mapping[str, Paper]) -> str:
             lines.append(_line((
                 f'[{_escape(counts.network)}](reproductions/{folder}/README.md)', f'{built.total:,}',
                 f'{built.multiply_adds:,}', str(built.receptive_field), *map(_escape, _printed(found)),
-                '; '.join(ours) or 'not run', _escape(paper.seen[name].removesuffix(': see below')))))
+                '; '.join(ours) or 'not run', _escape(paper.evidence(name).removesuffix(': see below')))))
     footer = f'\n{DAGGER} Other data, fewer epochs or a changed recipe: the linked page says which.\n'
     return '\n'.join(lines) + '\n' + (footer if any(DAGGER in line for line in lines) else '')
 
@@ -319,7 +319,7 @@ def _claim(row: Row, table: Table, paper: Paper, committed: Mapping[str, dict[st
     images = sum(e.epochs for e in experiments) * (table.train_examples or 0) + row.pretraining
     return (_escape(row.name), _escape(theirs), '; '.join(ours) or 'not run', f'`{command}`',
             f'{report.number(images / 1e6)} M' if images else '-',
-            _escape('; '.join(paper.seen[name] for name in dict.fromkeys(row.members or (row.experiment,)))))
+            _escape('; '.join(paper.evidence(name) for name in dict.fromkeys(row.members or (row.experiment,)))))
 
 
 def _length(seconds: float) -> str:
@@ -331,7 +331,7 @@ def _race(race: Race, paper: Paper, committed: Mapping[str, dict[str, Any]]) -> 
     ours = [f'[{name}](#{name}): {_escape(finding.ours)}' for name, results in committed.items()
             for finding in report.findings(results, (race,), results['experiment'])]
     yield (_escape(f'{race.faster} against {race.slower}'), _escape(race.claim), '; '.join(ours) or 'not run',
-           f'`{race.experiment}`', '-', _escape(paper.seen[race.experiment]))
+           f'`{race.experiment}`', '-', _escape(paper.evidence(race.experiment)))
 
 
 def _effects(table: Effects, paper: Paper, committed: Mapping[str, dict[str, Any]]) -> Iterator[tuple[str, ...]]:
@@ -340,4 +340,4 @@ def _effects(table: Effects, paper: Paper, committed: Mapping[str, dict[str, Any
         ours = [f'[{name}](#{name}): {_escape(f"{f.ours}, {f.verdict}")}' for name, results in committed.items()
                 for f in report.findings(results, (one,), results['experiment'])]
         yield (_escape(effect.claim), _escape(effect.paper), '; '.join(ours) or 'not run',
-               f'`{table.experiment}`', '-', _escape(paper.seen[table.experiment]))
+               f'`{table.experiment}`', '-', _escape(paper.evidence(table.experiment)))

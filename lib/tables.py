@@ -2,6 +2,8 @@
 import dataclasses
 from typing import Literal
 
+OTHERS = "other people's system, printed as context"    # why no experiment reproduces a row
+
 
 @dataclasses.dataclass(frozen=True)
 class Column:
@@ -53,6 +55,12 @@ class Table:
     examples: int | None = None                         # in the split that was evaluated
     train_examples: int | None = None                   # in the training set
     epochs: float | None = None                         # of the paper's training
+
+    @property
+    def experiments(self) -> set[str]:
+        """All that its rows name."""
+        named = ((row.experiment, row.minus, *row.shorter, *row.members) for row in self.rows)
+        return {name for names in named for name in names if name}
 
     def __post_init__(self) -> None:
         for row in self.rows:

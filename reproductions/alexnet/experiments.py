@@ -1,7 +1,8 @@
 """AlexNet's recipe as published (section 5), its ablations, and those of other people."""
 import dataclasses
+import functools
 
-from lib.experiment import Checkpoint, Data, Evaluation, Experiment, Optimizer, change_all
+from lib.experiment import Checkpoint, Data, Evaluation, Experiment, Optimizer, variant
 from reproductions.alexnet import cifar_experiments
 from reproductions.alexnet.model import Model
 
@@ -17,13 +18,7 @@ PAPER = Experiment(
     epochs=90,
 )
 
-
-def ablation(summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
-    """PAPER with the fields at dotted paths changed; dots are written as two underscores. A recipe that others, or the
-    paper elsewhere, have published is `published` under its own name."""
-    experiment = dataclasses.replace(PAPER, summary=summary, source=source, published=published)
-    return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
-
+ablation = functools.partial(variant, PAPER)
 
 QUICKSTART = dataclasses.replace(
     PAPER,

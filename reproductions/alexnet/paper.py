@@ -8,9 +8,7 @@ from typing import NamedTuple
 from lib.effects import Effect, Effects
 from lib.paper import Counts
 from lib.races import Race
-from lib.tables import Column, Row, Table
-
-OTHERS = "other people's system, printed as context"
+from lib.tables import OTHERS, Column, Row, Table
 
 # Counts of the network as published (section 3.5, Figure 2): weights and biases.
 PARAMETERS = {
@@ -358,8 +356,7 @@ NORMALISATION = Effects(
 TABLES = (TABLE_1, TABLE_2, *FIGURE_1, FALL_2009, DIFFERENCES, ON_CIFAR, DROPOUT_2012, CIFAR, NORMALISATION,
           CUDA_CONVNET, WEIRD_TRICK_TABLE, CUDA_CONVNET2, PUBLISHED_WEIGHTS)
 
-# What has been seen of an experiment short of its number, for the table of claims; the rest: TWO_STEPS.
-TWO_STEPS = 'two steps in small'
+# What has been seen of an experiment short of its number, for the table of claims, beside two steps in small.
 _DEVICES = 'two steps in small; the same on 1, 2 and 4 devices in float64'
 SEEN = dict.fromkeys((row.experiment for row in WEIRD_TRICK), _DEVICES) | {
     'paper': 'counts, sizes, PyTorch, devices, photographs: see below',

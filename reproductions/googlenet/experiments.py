@@ -3,9 +3,9 @@
 The paper gives momentum, the fall of the learning rate, averaging, and how images are cropped. What it leaves out, the
 first rate, batch, weight decay, initial weights and epochs, is from the replication in Caffe, bvlc_googlenet.
 """
-import dataclasses
+import functools
 
-from lib.experiment import Data, Evaluation, Experiment, Optimizer, change_all
+from lib.experiment import Data, Evaluation, Experiment, Optimizer, variant
 from reproductions.googlenet.model import Model
 
 EPOCHS = 250
@@ -26,13 +26,7 @@ PAPER = Experiment(
     epochs=EPOCHS,
 )
 
-
-def ablation(summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
-    """PAPER with the fields at dotted paths changed; dots are written as two underscores. A recipe that others have
-    published is `published` under its own name."""
-    experiment = dataclasses.replace(PAPER, summary=summary, source=source, published=published)
-    return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
-
+ablation = functools.partial(variant, PAPER)
 
 # bvlc_googlenet, by its quick recipe: the rate falls as the square root of what is left of 60 epochs.
 CAFFE = dict(data__mean=(123.0, 117.0, 104.0), data__crop='random', data__color_jitter=0.0,

@@ -6,9 +6,8 @@ Error rates are in %, as printed. Every row names the experiment that reproduces
 from typing import NamedTuple
 
 from lib.paper import Counts
-from lib.tables import Column, Row, Table
+from lib.tables import OTHERS, Column, Row, Table
 
-OTHERS = "other people's system, printed as context"
 DETECTION = 'detection, with region proposals, is not reproduced here'
 Convolution = tuple[int, int, int]      # window, input maps, output maps; a fully connected layer has a window of 1
 
@@ -209,8 +208,7 @@ PUBLISHED_WEIGHTS = Table(
 
 TABLES = (TABLE_2, TABLE_3, TABLE_4, TABLE_5, DIFFERENCES, PUBLISHED_WEIGHTS)
 
-# What has been seen of an experiment short of its number, for the table of claims; the rest: TWO_STEPS.
-TWO_STEPS = 'two steps in small'
+# What has been seen of an experiment short of its number, for the table of claims, beside two steps in small.
 SEEN = {
     'paper': 'counts, sizes, PyTorch, devices: see below',
     'caffe': "weights in Caffe's format give the logits of OpenCV's reader",

@@ -1,7 +1,8 @@
 """LeNet-5's recipe as published (section III, appendices A to C), and what is called LeNet-5 now."""
 import dataclasses
+import functools
 
-from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change_all
+from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, variant
 from reproductions.lenet5.caffe import CaffeModel
 from reproductions.lenet5.model import Model
 
@@ -23,12 +24,7 @@ PAPER = Experiment(
     epochs=20,
 )
 
-
-def ablation(summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
-    """PAPER with the fields at dotted paths changed; dots are written as two underscores."""
-    experiment = dataclasses.replace(PAPER, summary=summary, source=source, published=published)
-    return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
-
+ablation = functools.partial(variant, PAPER)
 
 MODERN = dict(model__connections='full', model__subsampling='max', model__output='linear', model__init='scaled',
               optimizer=Optimizer(learning_rate=0.01, momentum=0.9, schedule='cosine'), batch_size=64)

@@ -107,7 +107,6 @@ SIZES_OF_TRAINING_SET = Effects(
 
 TABLES = (FIGURE_9, TRAINING_ERROR, SIZES_OF_TRAINING_SET)
 
-TWO_STEPS = 'two steps in small'
 SEEN = {
     'paper': 'run to its end; counts, connections, sizes, PyTorch',
     'distortions': 'run to its end',

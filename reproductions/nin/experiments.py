@@ -13,8 +13,9 @@ the last layer: rate 0.1, there 0.01, decay 1e-4. CIFAR-100's have epsW 0.01, wc
 0.02, decay 5e-4. epsB is twice epsW everywhere, and biases are not decayed.
 """
 import dataclasses
+import functools
 
-from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change_all
+from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, variant
 from reproductions.nin import model as networks
 from reproductions.nin.model import Model, Pool
 
@@ -31,13 +32,7 @@ PAPER = Experiment(
     epochs=260,
 )
 
-
-def ablation(summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
-    """PAPER with the fields at dotted paths changed; dots are written as two underscores. A recipe that others, or the
-    paper elsewhere, have published is `published` under its own name."""
-    experiment = dataclasses.replace(PAPER, summary=summary, source=source, published=published)
-    return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
-
+ablation = functools.partial(variant, PAPER)
 
 SCORES = networks.CIFAR10[-2]           # the block that makes the maps of the classes
 

@@ -6,9 +6,7 @@ no sizes of layers: the counts are those of its author's definition files.
 """
 from lib.effects import Effect, Effects
 from lib.paper import Counts
-from lib.tables import Column, Row, Table
-
-OTHERS = "other people's system, printed as context"
+from lib.tables import OTHERS, Column, Row, Table
 
 # Weights and biases of every layer, from the author's files. A 1x1 layer has inputs x maps weights.
 CIFAR10 = {
@@ -238,8 +236,7 @@ QUARTER_WIDTH = Effects(
 
 TABLES = (TABLE_1, DROPOUT, TABLE_2, TABLE_3, TABLE_4, TABLE_5, QUARTER_WIDTH, SECTION_4_6, AUTHORS_PAGE)
 
-# What has been seen of an experiment short of its number, for the table of claims; the rest: TWO_STEPS.
-TWO_STEPS = 'two steps in small'
+# What has been seen of an experiment short of its number, for the table of claims, beside two steps in small.
 SEEN = {
     'paper': 'counts, sizes; PyTorch and devices in float64, in small',
     'cifar100': 'counts and sizes; two steps in small',

@@ -5,9 +5,9 @@ A. The same network at 384 pixels goes on from there, and the one with scale jit
 
     A -> B, C, paper (D), E -> C_384, D_384, E_384 -> C_jitter, D_jitter, E_jitter
 """
-import dataclasses
+import functools
 
-from lib.experiment import Data, Evaluation, Experiment, Optimizer, change_all
+from lib.experiment import Data, Evaluation, Experiment, Optimizer, variant
 from reproductions.vgg.model import FULLY_CONNECTED, Model
 
 # Section 3.1: "the first four convolutional layers and the last three fully-connected layers" of A.
@@ -28,13 +28,7 @@ PAPER = Experiment(
     starts_with=FROM_A,
 )
 
-
-def ablation(summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
-    """PAPER with the fields at dotted paths changed; dots are written as two underscores. A recipe that the paper has
-    elsewhere, or others have published, is `published` under its own name."""
-    experiment = dataclasses.replace(PAPER, summary=summary, source=source, published=published)
-    return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
-
+ablation = functools.partial(variant, PAPER)
 
 NEW = dict(starts_from=None, starts_with=None)
 A = NEW | dict(model__configuration='A')

@@ -7,9 +7,8 @@ to which training images are resized, Q that of test images.
 from collections.abc import Iterator
 
 from lib.paper import Counts
-from lib.tables import Column, Row, Table
+from lib.tables import OTHERS, Column, Row, Table
 
-OTHERS = "other people's system, printed as context"
 IMAGES, EPOCHS = 1_281_167, 74          # 370,000 steps of 256 images
 
 # Table 1, column by column: blocks of "conv(window)-(maps)", each followed by "maxpool"; FC-4096, FC-4096, FC-1000 end
@@ -246,8 +245,7 @@ PUBLISHED_WEIGHTS = Table(
 
 TABLES = (TABLE_3, TABLE_4, TABLE_5, TABLE_6, TABLE_7, DIFFERENCES, PUBLISHED_WEIGHTS)
 
-# What has been seen of an experiment short of its number, for the table of claims; the rest: TWO_STEPS.
-TWO_STEPS = 'two steps in small'
+# What has been seen of an experiment short of its number, for the table of claims, beside two steps in small.
 SEEN = {
     'paper': 'counts, sizes, PyTorch, devices, dense evaluation: see below',
     'A_LRN': 'counts, sizes, PyTorch',

@@ -1,8 +1,8 @@
 """ZFNet's recipe as published (section 3), the architectures of Tables 2 and 3, and the transfer to other data sets of
 Tables 4 to 6."""
-import dataclasses
+import functools
 
-from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, change_all
+from lib.experiment import Arm, Comparison, Data, Evaluation, Experiment, Optimizer, variant
 from reproductions.zfnet.model import KRIZHEVSKY, ZFNET, Conv, Dense, Layer, Model, Norm, Pool, changed, without
 
 PAPER = Experiment(
@@ -17,13 +17,7 @@ PAPER = Experiment(
     epochs=70,
 )
 
-
-def ablation(summary: str, source: str, published: str = 'paper', **changes) -> Experiment:
-    """PAPER with the fields at dotted paths changed; dots are written as two underscores. A recipe that the paper has
-    elsewhere, or others have published, is `published` under its own name."""
-    experiment = dataclasses.replace(PAPER, summary=summary, source=source, published=published)
-    return change_all(experiment, {path.replace('__', '.'): value for path, value in changes.items()})
-
+ablation = functools.partial(variant, PAPER)
 
 WIDE = dict(conv3=512, conv4=1024, conv5=512)
 

@@ -6,9 +6,8 @@ reproduces it or says why none does.
 """
 from lib.effects import Effect, Effects
 from lib.paper import Counts
-from lib.tables import Column, Row, Table
+from lib.tables import OTHERS, Column, Row, Table
 
-OTHERS = "other people's system, printed as context"
 IMAGES, EPOCHS = 1_281_167, 70
 
 # Counts of the networks as published: weights and biases.
@@ -270,8 +269,7 @@ FIRST_LAYERS = Effects(
 
 TABLES = (TABLE_1, TABLE_2, TABLE_3, FIRST_LAYERS, *TABLE_4, *TABLE_5, TABLE_6, *TABLE_7, PUBLISHED_WEIGHTS)
 
-# What has been seen of an experiment short of its number, for the table of claims; the rest: TWO_STEPS.
-TWO_STEPS = 'two steps in small'
+# What has been seen of an experiment short of its number, for the table of claims, beside two steps in small.
 _KEPT = 'two steps in small, in which layers 1 to 7 do not move'
 SEEN = {
     'paper': 'counts, sizes, PyTorch, devices: see below',
