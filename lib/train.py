@@ -220,8 +220,8 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
       UsageError: as `require_trainable`, or if there are more classes than outputs.
       Diverged: if the loss is no longer a number.
     """
-    require_trainable(task, experiment, mesh)
-    labels, outputs = 1 + int(max(train.labels.max(), validation.labels.max())), _outputs(task, experiment)
+    outputs = require_trainable(task, experiment, mesh)
+    labels = 1 + int(max(train.labels.max(), validation.labels.max()))
     if labels > outputs:
         raise UsageError(f'{train.name} has labels for {labels} classes and the network {outputs} outputs: set '
                          f'model.classes to at least {labels}.')
@@ -230,8 +230,8 @@ def fit(task: Task, experiment: Experiment, train: Split, validation: Split, sta
                          process).run()
 
 
-def require_trainable(task: Task, experiment: Experiment, mesh: Mesh) -> None:
-    """What can be known without data.
+def require_trainable(task: Task, experiment: Experiment, mesh: Mesh) -> int:
+    """Checks what can be known without data, and gives the number of the network's outputs.
 
     Raises:
       UsageError: if the mesh does not divide the batch or the groups of a convolution, the network cannot be judged as
@@ -252,14 +252,10 @@ def require_trainable(task: Task, experiment: Experiment, mesh: Mesh) -> None:
     for field in ('layer_weight_decay', 'layer_learning_rate'):
         unknown = [layer for layer, _ in getattr(experiment.optimizer, field) if layer not in layers]
         require(not unknown, f'optimizer.{field} names {", ".join(unknown)}; the layers are: {", ".join(layers)}.')
-    with jax.set_mesh(mesh):
-        _outputs(task, experiment)
-
-
-def _outputs(task: Task, experiment: Experiment) -> int:
     size = experiment.data.image_size
     images = jax.ShapeDtypeStruct((experiment.evaluation.batch_size, size, size, 3), np.float32)
-    return jax.eval_shape(task.predict, jax.eval_shape(task.init, jax.random.key(0)), images).shape[1]
+    with jax.set_mesh(mesh):
+        return jax.eval_shape(task.predict, layers, images).shape[1]
 
 
 class _Training:
